@@ -6,6 +6,8 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -78,7 +80,6 @@ def _complete(folder: Path, pinned: dict[str, str]) -> bool:
 
 
 def _fetch(folder: Path, pinned: dict[str, str]) -> None:
-    """1. resolve and download; 2. verify against the pinned hashes; 3. write into a new folder; 4. give it its name."""
     try:
         import jgo
     except ImportError as error:
@@ -86,26 +87,26 @@ def _fetch(folder: Path, pinned: dict[str, str]) -> None:
     _log.info("fetching Apache Kafka %s from Maven Central (45 MB, once) into %s", KAFKA_VERSION, folder)
     try:
         environment = jgo.build(_COORDINATES, cache_dir=folder.parent / "jgo")
-        found = {jar.name: jar for part in ("modules", "jars") for jar in (environment.path / part).glob("*.jar")}
+        found = [jar for part in ("modules", "jars") for jar in (environment.path / part).glob("*.jar")]
     except Exception as error:  # jgo has no error type of its own: network, disk and resolution errors of any kind
         raise KafkaJarsUnavailable(folder.parent, f"{type(error).__name__}: {error}") from error
+    _install(found, folder, pinned)
+
+
+def _install(jars: Iterable[Path], folder: Path, pinned: dict[str, str]) -> None:
+    """1. verify against the pinned hashes, 2. write into a new folder, 3. give it its name."""
+    found = {jar.name: jar for jar in jars}
     if found.keys() != pinned.keys():
         odd = ", ".join(sorted(found.keys() ^ pinned.keys()))
         raise KafkaJarsUnavailable(folder.parent, f"dependency resolution gave another set of jars: {odd}")
-    fresh = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+    fresh = folder.with_name(f"{folder.name}.new")  # the lock is held: a leftover is a dead process's
+    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     for name, jar in found.items():
         content = jar.read_bytes()
         if hashlib.sha256(content).hexdigest() != pinned[name]:
-            for leftover in fresh.iterdir():
-                leftover.unlink()
-            fresh.rmdir()
-            raise KafkaJarsUnavailable(
-                folder.parent, f"{jar} does not have the pinned sha256 (delete it to fetch it again)"
-            )
+            shutil.rmtree(fresh)
+            raise KafkaJarsUnavailable(folder.parent, f"{jar} has not the pinned sha256 (delete it, to fetch it anew)")
         (fresh / name).write_bytes(content)
-    if folder.exists():  # incomplete: someone deleted jars from it
-        for leftover in folder.iterdir():
-            leftover.unlink()
-        folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)  # someone deleted jars from it
     fresh.rename(folder)
