@@ -1,0 +1,78 @@
+"""Every error this package raises.
+
+TreadleError                      anything treadle raises on purpose
+├── ContractError                 a value from outside breaks a contract
+│   ├── FieldError                one field has a wrong type, range or size
+│   ├── UnknownType               an event type or major version this reader does not know
+│   └── HandleError               a string that should be a handle or a release id is none
+├── SettingError                  a workspace setting, argument or environment variable is wrong
+└── NotYetSupported               understood, but this version cannot do it; nothing was changed
+
+Each knows whether trying again unchanged can help (`retriable`). The packages above derive their own trees from `TreadleError`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ContractError",
+    "FieldError",
+    "HandleError",
+    "NotYetSupported",
+    "SettingError",
+    "TreadleError",
+    "UnknownType",
+    "shown",
+]
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """`value` as an error message shows it: its repr, cut to `limit` characters, so that a message never carries a whole payload."""
+    if isinstance(value, str | bytes) and len(value) > limit:
+        return f"{value[:limit]!r}... ({len(value)} long)"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+class TreadleError(Exception):
+    """Base of all errors that treadle raises on purpose.
+
+    `retriable` says whether the same call can succeed later without a change; `exit_code` is what a command returns.
+    """
+
+    retriable: bool = False
+    exit_code: int = 1
+
+
+class ContractError(TreadleError):
+    """A value from outside breaks a contract."""
+
+
+class FieldError(ContractError):
+    """One field has a wrong type, range or size. `field` is its JSON path, `problem` what is wrong with it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class UnknownType(ContractError):
+    """An event type, or the major version of a known one, that this reader does not know."""
+
+
+class HandleError(ContractError):
+    """A string that should be a handle (`workspace/episode/interaction`) or a release id (`workspace/slot/rN`) is none."""
+
+
+class SettingError(TreadleError):
+    """A workspace setting, argument or environment variable is wrong. The message names it, its value and the way out."""
+
+    exit_code = 2
+
+
+class NotYetSupported(TreadleError):
+    """The request is understood, but this version cannot do it. Nothing was changed."""
+
+    exit_code = 2

@@ -1,0 +1,158 @@
+"""The events that travel on the input topics: interactions and outcomes.
+
+These structs say what a reader may rely on. Readers keep the verbatim JSON beside them, so that fields of later minor versions
+survive; see `codec`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from treadle_schemas.canonical import content_hash
+from treadle_schemas.errors import FieldError
+from treadle_schemas.ids import check_id, check_slot
+from treadle_schemas.moments import to_micros
+
+__all__ = [
+    "MAX_EVENT_BYTES",
+    "MAX_MESSAGES",
+    "MAX_METRIC_NAME",
+    "Interaction",
+    "Outcome",
+    "OutcomeValue",
+    "default_outcome_id",
+    "read_interaction",
+    "read_outcome",
+]
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+"""Largest value of one event. Brokers made by treadle accept 16 MiB, which leaves room for a graded row around it."""
+MAX_MESSAGES = 10_000
+MAX_METRIC_NAME = 128
+
+_T = TypeVar("_T")
+OutcomeValue = bool | int | float | str | None
+
+
+class Interaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One recorded unit of agent work: the request and the response, verbatim.
+
+    Times are RFC 3339. `messages` are OpenAI chat messages with tool arguments as JSON strings; `response` lists the indices of those
+    that this interaction produced (absent: every assistant turn). Only those are trained on.
+    """
+
+    interaction_id: str
+    episode_id: str | None = None
+    task_id: str | None = None
+    agent: str
+    slot: str = "main"
+    model: str | None = None
+    release: str | None = None
+    step: int = 0
+    messages: list[dict[str, Any]]
+    response: list[int] | None = None
+    tools: list[dict[str, Any]] | None = None
+    started_at: str
+    ended_at: str
+    status: Literal["ok", "error"] = "ok"
+    error: str | None = None
+    subject: str | None = None
+    tags: dict[str, str | int | float | bool | None] = {}
+    sampling: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    token_ids: list[list[int]] | None = None
+    logprobs: list[list[float]] | None = None
+
+    @property
+    def episode(self) -> str:
+        """The episode, by default the interaction itself. This is the partition key of everything."""
+        return self.interaction_id if self.episode_id is None else self.episode_id
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One observation of success.
+
+    The target is an interaction (with the episode, where its maker knows it), a whole episode, or an external reference such as
+    `pr:org/repo#12`. With `op` retract, `outcome_id` names the one outcome to take back; without it every outcome of that name and
+    target observed at or before `observed_at` is.
+    """
+
+    name: str
+    value: OutcomeValue = None
+    observed_at: str
+    op: Literal["set", "retract"] = "set"
+    outcome_id: str | None = None
+    interaction_id: str | None = None
+    episode_id: str | None = None
+    reference: str | None = None
+    kind: Literal["metric", "comment", "preference", "demonstration"] = "metric"
+    source: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What the event is keyed by: what its maker knows best, the episode, else the interaction, else the reference."""
+        return self.episode_id or self.interaction_id or self.reference or ""
+
+
+def read_interaction(value: dict[str, Any]) -> Interaction:
+    """The typed view of a decoded interaction. Raises FieldError naming the field."""
+    event = _convert(value, Interaction)
+    check_id(event.interaction_id, "$.interaction_id")
+    if event.episode_id is not None:
+        check_id(event.episode_id, "$.episode_id")
+    if event.task_id is not None:
+        check_id(event.task_id, "$.task_id")
+    check_slot(event.slot)
+    if not event.messages:
+        raise FieldError("$.messages", "is empty; an interaction has at least one message")
+    if len(event.messages) > MAX_MESSAGES:
+        raise FieldError("$.messages", f"has {len(event.messages)} messages; at most {MAX_MESSAGES}")
+    for i, message in enumerate(event.messages):
+        if not isinstance(message.get("role"), str):
+            raise FieldError(f"$.messages[{i}].role", "is missing or not a string")
+    for n, index in enumerate(event.response or ()):
+        if not 0 <= index < len(event.messages):
+            raise FieldError(f"$.response[{n}]", f"{index} is no index into {len(event.messages)} messages")
+    if to_micros(event.ended_at, "$.ended_at") < to_micros(event.started_at, "$.started_at"):
+        raise FieldError("$.ended_at", f"{event.ended_at} is before started_at {event.started_at}")
+    return event
+
+
+def read_outcome(value: dict[str, Any]) -> Outcome:
+    """The typed view of a decoded outcome. Raises FieldError naming the field."""
+    event = _convert(value, Outcome)
+    if not 1 <= len(event.name.encode(errors="replace")) <= MAX_METRIC_NAME:
+        raise FieldError("$.name", f"is not 1 to {MAX_METRIC_NAME} bytes long")
+    targets = (event.interaction_id, event.episode_id, event.reference)
+    if not any(targets):
+        raise FieldError("$.interaction_id", "is missing: an outcome names an interaction, an episode or a reference")
+    for field, target in zip(("interaction_id", "episode_id", "reference"), targets, strict=True):
+        if target is not None:
+            check_id(target, f"$.{field}")
+    if event.op == "set" and event.outcome_id is None:
+        raise FieldError("$.outcome_id", "is missing: without it a repeated event cannot be told from a second outcome")
+    if event.outcome_id is not None:
+        check_id(event.outcome_id, "$.outcome_id")
+    to_micros(event.observed_at, "$.observed_at")
+    return event
+
+
+def default_outcome_id(outcome: Outcome) -> str:
+    """The id of an imported outcome that has none, so that importing twice changes nothing.
+
+    The first 32 hex digits of sha256 over the canonical JSON of `[[episode_id, interaction_id, reference], name, value, observed_at]`,
+    each as the imported line says it (null where it says nothing).
+    """
+    target = [outcome.episode_id, outcome.interaction_id, outcome.reference]
+    return content_hash([target, outcome.name, outcome.value, outcome.observed_at])[:32]
+
+
+def _convert(value: Any, kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as err:
+        problem, _, path = str(err).rpartition(" - at `") if " - at `" in str(err) else (str(err), "", "")
+        # the message of a wrong literal quotes the whole value
+        raise FieldError(path.rstrip("`") or "$", problem if len(problem) <= 200 else f"{problem[:200]}...") from None

@@ -1,0 +1,116 @@
+"""Identity: interaction ids, handles and release ids.
+
+A row is (workspace, episode_id, interaction_id). Its handle `workspace/episode/interaction` has percent-encoded parts, so that any
+id survives a URL, a database column or a pull-request comment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from treadle_schemas.errors import FieldError, HandleError, shown
+
+__all__ = ["MAX_ID_BYTES", "Handle", "ReleaseId", "check_id", "check_slot", "check_workspace", "new_id"]
+
+MAX_ID_BYTES = 256
+_WORKSPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SLOT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_RELEASE_NUMBER = re.compile(r"r(0|[1-9][0-9]{0,9})")
+
+
+def new_id() -> str:
+    """A new UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, then random bits, so ids sort by time."""
+    native = getattr(uuid, "uuid7", None)  # in the standard library from Python 3.14
+    if native is not None:
+        return str(native())
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def check_id(value: str, field: str) -> str:
+    """`value` if it can be an id: 1 to 256 bytes of UTF-8. Raises FieldError naming `field`."""
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise FieldError(field, "contains a lone surrogate, which cannot be an id") from None
+    if not 1 <= size <= MAX_ID_BYTES:
+        raise FieldError(field, f"is {size} bytes long; an id has 1 to {MAX_ID_BYTES}")
+    return value
+
+
+def check_workspace(name: str) -> str:
+    """`name` if it can be a workspace: lower-case letters, digits and inner hyphens, at most 63. Raises FieldError.
+
+    No dots, since `treadle.<workspace>.` is the prefix that isolates a workspace's topics, groups and transactional ids.
+    """
+    if not _WORKSPACE.fullmatch(name) or name == "workspaces":
+        raise FieldError(
+            "workspace",
+            f"{shown(name)} is not a workspace name: use a-z, 0-9 and inner hyphens, at most 63 characters",
+        )
+    return name
+
+
+def check_slot(slot: str) -> str:
+    """`slot` if it can name a slot: lower-case letters, digits, `_` and `-`, at most 63. Raises FieldError."""
+    if not _SLOT.fullmatch(slot):
+        raise FieldError("slot", f"{shown(slot)} is not a slot name: use a-z, 0-9, _ and -, at most 63 characters")
+    return slot
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What capture returns: the address of one interaction. `str()` gives the string form, `parse` takes it back."""
+
+    workspace: str
+    episode_id: str
+    interaction_id: str
+
+    def __str__(self) -> str:
+        return "/".join(quote(part, safe="") for part in (self.workspace, self.episode_id, self.interaction_id))
+
+    @classmethod
+    def parse(cls, text: str) -> Handle:
+        """Raises HandleError when `text` is not three percent-encoded parts."""
+        parts = text.split("/")
+        if len(parts) != 3:
+            raise HandleError(f"{shown(text)} is not a handle: expected workspace/episode/interaction")
+        try:
+            workspace, episode, interaction = (unquote(part, errors="strict") for part in parts)
+            check_workspace(workspace)
+            return cls(workspace, check_id(episode, "episode_id"), check_id(interaction, "interaction_id"))
+        except (FieldError, UnicodeError) as err:
+            raise HandleError(f"{shown(text)} is not a handle: {err}") from None
+
+
+@dataclass(frozen=True)
+class ReleaseId:
+    """`workspace/slot/rN`."""
+
+    workspace: str
+    slot: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.workspace}/{self.slot}/r{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> ReleaseId:
+        """Raises HandleError when `text` is not a release id."""
+        parts = text.split("/")
+        match = _RELEASE_NUMBER.fullmatch(parts[2]) if len(parts) == 3 else None
+        if not match:
+            raise HandleError(
+                f"{shown(text)} is not a release id: expected workspace/slot/rN, for example shop/main/r3"
+            )
+        try:
+            return cls(check_workspace(parts[0]), check_slot(parts[1]), int(match[1]))
+        except FieldError as err:
+            raise HandleError(f"{shown(text)} is not a release id: {err}") from None

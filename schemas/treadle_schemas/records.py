@@ -1,0 +1,153 @@
+"""The records that treadle writes: progress, graded rows, snapshots, releases. Values on the wire are JSON of these structs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from treadle_schemas.split import Side
+
+__all__ = [
+    "Grade",
+    "GradedRow",
+    "ImportMarker",
+    "MetricState",
+    "Progress",
+    "Provenance",
+    "ReleaseEvent",
+    "ReleaseManifest",
+    "SnapshotRecord",
+    "row_content",
+]
+
+State = Literal["pending", "observed", "absent"]
+MetricState = tuple[State, bool | float | int | str | None]
+"""[state, value] of one metric on one row. The value is null unless observed."""
+
+
+class Grade(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a row's success. `completeness` is the share of declared metrics that are not pending."""
+
+    metrics: dict[str, MetricState]
+    reward: float | None
+    completeness: float
+    settled: bool
+    grading_version: int
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a revision comes from. `append_ms` is the broker's append time of the row's first copy; offsets name the inputs."""
+
+    revision: int
+    graded_at: str
+    append_ms: int
+    interaction_offset: int
+    partition: int
+    outcome_ids: list[str]
+    last_outcome_append_ms: int | None = None
+    import_id: str | None = None
+
+
+class GradedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One revision of one row on `.graded`: content (interaction, grade, split) and provenance. `interaction` is verbatim."""
+
+    episode_id: str
+    interaction_id: str
+    interaction: dict[str, Any]
+    grade: Grade
+    split: Side
+    split_group: str
+    provenance: Provenance
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of a row's grade on `.progress`, at once and without messages."""
+
+    episode_id: str
+    interaction_id: str
+    task_id: str | None
+    agent: str
+    slot: str
+    release: str | None
+    grade: Grade
+    split: Side
+    revision: int
+    append_ms: int
+    ended_at: str
+
+
+class ImportMarker(msgspec.Struct, frozen=True, kw_only=True):
+    """Begin or end of an import, written to every partition of interactions and outcomes."""
+
+    import_id: str
+    phase: Literal["begin", "end"]
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A new corpus version, on `.snapshots`. It wakes the trainer. `new_rows` counts rows settled since the version before."""
+
+    corpus: str
+    version: int
+    content_hash: str
+    rows: int
+    new_rows: int
+    added: int
+    updated: int
+    removed: int
+    created_at: str
+    last_append_ms: int | None = None
+    """Append time of the newest interaction in the version: where its cycle time begins."""
+
+
+class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable release: what an agent loads, and where it came from. `files` maps relative paths to sha256."""
+
+    release: str
+    kind: Literal["model", "adapter", "hosted", "prompt"] = "model"
+    path: str | None = None
+    hosted_model: str | None = None
+    system_prompt: str | None = None
+    skills: list[str] = []
+    sampling: dict[str, Any] = {}
+    files: dict[str, str] = {}
+    parent: str | None = None
+    base: str | None = None
+    corpus: str | None = None
+    corpus_version: int | None = None
+    corpus_hash: str | None = None
+    method: str | None = None
+    config: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    note: str | None = None
+    code_version: str = ""
+    created_at: str = ""
+
+
+class ReleaseEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What the registry decided, on `.releases`. `sequence` is the position in the registry's audit log of that slot."""
+
+    event: Literal["registered", "promoted", "rejected", "not_enough_evidence", "rolled_back", "quarantined", "failed"]
+    slot: str
+    release: str | None
+    previous: str | None = None
+    champion: str | None = None
+    actor: str
+    reason: str
+    at: str
+    sequence: int
+    evidence: dict[str, Any] = {}
+
+
+def row_content(row: GradedRow) -> dict[str, Any]:
+    """What a version's content_hash covers of a row: no workspace, offsets, revisions or paths."""
+    return {
+        "episode_id": row.episode_id,
+        "interaction_id": row.interaction_id,
+        "task_id": row.interaction.get("task_id"),
+        "messages": row.interaction["messages"],
+        "tools": row.interaction.get("tools"),
+        "metrics": {name: list(state) for name, state in row.grade.metrics.items()},
+        "reward": row.grade.reward,
+        "split": row.split,
+    }

@@ -1,0 +1,164 @@
+"""Topics, offsets and groups."""
+
+# The names below are confluent-kafka's documented public ones; its type information marks the re-exports as private.
+# pyright: reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
+
+from treadle.errors import LogError, LogUnreachable
+from treadle.log._common import Partition, translate
+
+# typed as optional in the library, though they are made on the first call
+_LATEST = cast(OffsetSpec, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+_EARLIEST = cast(OffsetSpec, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+
+class Admin:
+    """Questions about topics, offsets and groups, and the creation of topics."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._servers = bootstrap_servers
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+
+    def partitions(self, timeout_s: float = 10.0) -> dict[str, int]:
+        """Partition count by topic. Raises LogUnreachable."""
+        try:
+            topics = self._admin.list_topics(timeout=timeout_s).topics
+        except KafkaException as err:
+            raise translate(err, f"asking {self._servers} for its topics") from err
+        return {name: len(meta.partitions) for name, meta in topics.items()}
+
+    def create(self, name: str, partitions: int, config: Mapping[str, str], replication: int = -1) -> bool:
+        """Create a topic; False where it exists. `replication` -1 is the cluster's default. See `wait_usable`."""
+        future = self._admin.create_topics([NewTopic(name, partitions, replication, config=dict(config))])[name]
+        try:
+            future.result(30)
+        except KafkaException as err:
+            if err.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            raise translate(err, f"creating topic {name}") from err
+        return True
+
+    def wait_usable(self, topics: Mapping[str, int], timeout_s: float = 30.0) -> None:
+        """Wait until every partition of `topics` (name -> count) has a leader that answers. Raises LogUnreachable."""
+        wanted = [(name, number) for name, count in topics.items() for number in range(count)]
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.end_offsets(wanted)
+                return
+            except LogError as err:
+                # a topic that was made a moment ago is unknown to some broker, or has no leader yet
+                if time.monotonic() > deadline:
+                    raise LogUnreachable(
+                        f"{', '.join(sorted(topics))}: not usable after {timeout_s:g} s: {err}"
+                    ) from err
+            time.sleep(0.05)
+
+    def alter(self, name: str, config: Mapping[str, str]) -> None:
+        """Set topic configurations, leaving the others."""
+        entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in config.items()]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        try:
+            self._admin.incremental_alter_configs([resource])[resource].result(30)
+        except KafkaException as err:
+            raise translate(err, f"configuring topic {name}") from err
+
+    def config(self, name: str) -> dict[str, str | None]:
+        """The configuration of a topic, defaults included."""
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        try:
+            entries = self._admin.describe_configs([resource])[resource].result(30)
+        except KafkaException as err:
+            raise translate(err, f"asking for the configuration of topic {name}") from err
+        return {key: entry.value for key, entry in entries.items()}
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete topics; those that are gone already are fine."""
+        if not names:
+            return
+        for name, future in self._admin.delete_topics(list(names)).items():
+            try:
+                future.result(30)
+            except KafkaException as err:
+                if err.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise translate(err, f"deleting topic {name}") from err
+
+    def groups(self, prefix: str) -> dict[str, int]:
+        """Member count by consumer group, of the groups whose name starts with `prefix`."""
+        try:
+            listed = self._admin.list_consumer_groups(request_timeout=10).result(15)
+            if listed.errors:
+                raise listed.errors[0]
+            names = [g.group_id for g in listed.valid if g.group_id.startswith(prefix)]
+            if not names:
+                return {}
+            described = self._admin.describe_consumer_groups(names, request_timeout=10)
+            return {name: len(future.result(15).members) for name, future in described.items()}
+        except KafkaException as err:
+            raise translate(err, f"asking for the consumer groups {prefix}*") from err
+
+    def delete_groups(self, groups: Sequence[str]) -> None:
+        """Delete consumer groups; those that are gone already are fine."""
+        if not groups:
+            return
+        for name, future in self._admin.delete_consumer_groups(list(groups)).items():
+            try:
+                future.result(30)
+            except KafkaException as err:
+                if err.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                    raise translate(err, f"deleting group {name}") from err
+
+    def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The end of each partition, open transactions included (the high watermark)."""
+        return self._offsets(partitions, _LATEST, IsolationLevel.READ_UNCOMMITTED)
+
+    def stable_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """How far a read-committed reader can get now."""
+        return self._offsets(partitions, _LATEST, IsolationLevel.READ_COMMITTED)
+
+    def start_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """The first offset still kept of each partition."""
+        return self._offsets(partitions, _EARLIEST, IsolationLevel.READ_UNCOMMITTED)
+
+    def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """A group's committed positions; -1001 or lower where it has none is given as 0."""
+        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(t, p) for t, p in partitions])
+        try:
+            found = self._admin.list_consumer_group_offsets([asked])[group].result(30).topic_partitions
+        except KafkaException as err:
+            raise translate(err, f"asking for the offsets of group {group}") from err
+        return {(tp.topic, tp.partition): max(tp.offset, 0) for tp in found}
+
+    def _offsets(
+        self, partitions: Iterable[Partition], spec: OffsetSpec, isolation: IsolationLevel
+    ) -> dict[Partition, int]:
+        request = {TopicPartition(t, p): spec for t, p in partitions}
+        if not request:
+            return {}
+        try:
+            answers = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=10)
+            return {(tp.topic, tp.partition): f.result(15).offset for tp, f in answers.items()}
+        except KafkaException as err:
+            raise translate(err, "asking for offsets") from err

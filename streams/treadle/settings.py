@@ -1,0 +1,80 @@
+"""Where treadle finds things: each environment variable is declared once, here, with its type and default.
+
+| variable | meaning | default |
+|---|---|---|
+| TREADLE_HOME | folder of all local state: broker, corpora, releases, logs | the user's data directory + /treadle |
+| TREADLE_BOOTSTRAP_SERVERS | Kafka to use; set, treadle starts none of its own | the local broker of TREADLE_HOME |
+| TREADLE_WORKSPACE | workspace of commands and recorders that name none | none |
+| TREADLE_CORPUS_ROOT | folder below which deeplake://ORG/NAME is resolved | TREADLE_HOME/corpora |
+| TREADLE_DISABLED | 1: recorders capture nothing | 0 |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from treadle_schemas.errors import SettingError
+
+__all__ = ["Settings", "bootstrap_file"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one process. `Settings.load()` reads the environment."""
+
+    home: Path
+    """Folder of all local state."""
+    configured_servers: str | None = None
+    """Bootstrap servers that the user named, `host:port,host:port`."""
+    workspace: str | None = None
+    """Default workspace."""
+    corpus_root: Path
+    """Folder below which deeplake://ORG/NAME is resolved."""
+    disabled: bool = False
+    """Recorders capture nothing."""
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the environment. Raises SettingError naming the variable."""
+        env = os.environ if environ is None else environ
+        home = Path(env.get("TREADLE_HOME") or _data_home(env)).expanduser().absolute()
+        disabled = env.get("TREADLE_DISABLED", "0").lower()
+        if disabled not in ("", "0", "1", "true", "false"):
+            raise SettingError(f"TREADLE_DISABLED={disabled!r}: expected 0 or 1")
+        return cls(
+            home=home,
+            configured_servers=env.get("TREADLE_BOOTSTRAP_SERVERS") or None,
+            workspace=env.get("TREADLE_WORKSPACE") or None,
+            corpus_root=Path(env.get("TREADLE_CORPUS_ROOT") or home / "corpora").expanduser().absolute(),
+            disabled=disabled in ("1", "true"),
+        )
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The configured servers, else those of the local broker that `treadle up` or `treadle demo` announced.
+
+        Raises SettingError when there is neither.
+        """
+        if self.configured_servers:
+            return self.configured_servers
+        path = bootstrap_file(self.home)
+        try:
+            return str(json.loads(path.read_text())["bootstrap_servers"])
+        except (OSError, ValueError, KeyError):
+            raise SettingError(
+                f"no Kafka is known: TREADLE_BOOTSTRAP_SERVERS is not set and no local broker runs under {self.home}. "
+                "Start one with `treadle up`, or set TREADLE_BOOTSTRAP_SERVERS=host:port"
+            ) from None
+
+
+def bootstrap_file(home: Path) -> Path:
+    """The file in which the local broker announces its address: JSON with `bootstrap_servers`."""
+    return home / "run" / "broker.json"
+
+
+def _data_home(env: Mapping[str, str]) -> Path:
+    return Path(env.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "treadle"
