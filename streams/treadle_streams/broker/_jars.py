@@ -70,7 +70,7 @@ def classpath() -> str:
 
 def _pinned() -> dict[str, str]:
     """File name -> sha256 of each jar, as released."""
-    text = (resources.files(__package__) / _PINNED).read_text("ascii")
+    text = (resources.files("treadle_streams.broker") / _PINNED).read_text("ascii")
     return {name: digest for digest, name in (line.split() for line in text.splitlines())}
 
 
