@@ -98,7 +98,8 @@ def _kafka_container(image: str) -> Any:
         pass
     container = ApacheKafkaContainer(image)
     container.bootstrap = f"127.0.0.1:{port}"
-    container.with_bind_ports(9092, ("127.0.0.1", port))
+    # Not with_bind_ports, which takes no address: the port is for this machine only.
+    container.ports["9092/tcp"] = ("127.0.0.1", port)
     for name, value in container_environment(host_port=port, cluster_id=new_cluster_id()).items():
         container.with_env(name, value)
     container.waiting_for(

@@ -21,7 +21,9 @@ from treadle_streams.broker import (
     BrokerSettings,
     BrokerStartFailed,
     BrokerUnreachable,
+    DockerBroker,
     LocalBroker,
+    _docker,
     _process,
     _state,
     down,
@@ -241,3 +243,25 @@ def test_a_broker_that_ends_at_its_start_reports_the_end_of_its_log(tmp_path: Pa
         LocalBroker(tmp_path, heap="1k").start()
     assert "heap" in caught.value.log_tail
     assert not (tmp_path / "data").exists(), "a failed format leaves nothing half done"
+
+
+def test_a_container_keeps_address_and_records_when_stopped_and_when_removed(tmp_path: Path) -> None:
+    refusal = _docker.docker_refusal()
+    if refusal is not None:
+        pytest.skip(f"Docker cannot run the broker here: {refusal}")
+    container = DockerBroker(tmp_path)
+    try:
+        address = container.start().bootstrap
+        assert DockerBroker(tmp_path).start().bootstrap == address, "a second object attaches"
+        create_topic(address, "t")
+        produce(address, "t", [b"kept"])
+        container.stop()
+        assert not container.running
+        record = _state.read(tmp_path / "docker.json", _docker._Container)
+        assert record is not None
+        subprocess.run(["docker", "rm", record.name], check=True, capture_output=True)
+        assert container.start().bootstrap == address
+        assert consume(address, "t", 1) == [b"kept"]
+    finally:
+        container.delete()
+    assert not container.known

@@ -125,6 +125,17 @@ class DockerBroker:
             if container is not None and self._status(container.name) == "running":
                 _docker("stop", "-t", str(int(timeout_s)), container.name, timeout_s=timeout_s + 30.0)
 
+    def delete(self) -> None:
+        """Remove the container and its volume: all its data is lost. Does nothing where none was made."""
+        container = read(self._record, _Container)
+        if container is None:
+            return
+        with self._files.locked(60.0):
+            if self._status(container.name) is not None:
+                _docker("rm", "--force", "--volumes", container.name)  # the anonymous ones
+            _docker("volume", "rm", "--force", container.name)
+            self._record.unlink(missing_ok=True)
+
     def _create(self, former: _Container | None) -> _Container:
         """Make the container; one that was removed comes back with its old port, id and volume."""
         if not _has_image(self._image):
