@@ -1,0 +1,147 @@
+"""What the join writes: graded rows, progress and dead letters, as keys, values and the headers that are their own.
+
+The shell puts the CloudEvents envelope around them and decides nothing. A graded row is built around the interaction's verbatim bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from treadle_schemas import codec, topics
+from treadle_schemas.canonical import canonical_json
+from treadle_schemas.records import Grade, Progress
+
+from treadle_streams.join.arrivals import Refused
+from treadle_streams.join.grading import surviving
+from treadle_streams.join.state import Captured, RowState, json_bytes
+
+__all__ = ["Emission", "dead_letter", "graded", "graded_hash", "progress", "progress_hash"]
+
+MAX_DEAD_LETTER_BYTES: Final = 15 * 1024 * 1024
+"""A record of 16 MiB with our headers around it would not fit the topic: its head is kept, and the offset says where the rest lies."""
+
+Stream = Literal["graded", "progress", "dead-letter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """One record to write to the same partition as its source. `headers` come on top of the CloudEvents envelope."""
+
+    stream: Stream
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+def graded_hash(captured: Captured, grade: Grade) -> str:
+    """Fingerprint of a graded row's content: interaction, grade, side of the split."""
+    digest = hashlib.sha256(_grade_bytes(grade))
+    digest.update(captured.side.encode() + b"\0")
+    digest.update(captured.body)
+    return digest.hexdigest()[:32]
+
+
+def progress_hash(row: RowState, captured: Captured, grade: Grade) -> str:
+    """Fingerprint of what `.progress` says of a row, its revision aside."""
+    return hashlib.sha256(_progress_value(row, captured, grade, revision=0)).hexdigest()[:32]
+
+
+def graded(row: RowState, captured: Captured, grade: Grade, partition: int, graded_at: str) -> Emission:
+    """The row's present revision for `.graded`; the interaction's bytes are spliced in as they came."""
+    left = surviving(row)
+    provenance = {
+        "revision": row.revision,
+        "graded_at": graded_at,
+        "append_ms": row.append_ms,
+        "interaction_offset": captured.offset,
+        "partition": partition,
+        "outcome_ids": [o.outcome_id for o in left],
+        "last_outcome_append_ms": max((o.append_ms for o in left), default=None),
+        "import_id": captured.import_id,
+    }
+    value = b"".join(
+        (
+            b'{"episode_id":',
+            json_bytes(row.episode_id),
+            b',"interaction_id":',
+            json_bytes(row.interaction_id),
+            b',"interaction":',
+            captured.body,
+            b',"grade":',
+            _grade_bytes(grade),
+            b',"split":',
+            json_bytes(captured.side),
+            b',"split_group":',
+            json_bytes(captured.group),
+            b',"provenance":',
+            json_bytes(provenance),
+            b"}",
+        )
+    )
+    return Emission("graded", row.episode_id.encode(), value, _row_headers(row))
+
+
+def progress(row: RowState, captured: Captured, grade: Grade) -> Emission:
+    """The change of a row's grade for `.progress`."""
+    value = _progress_value(row, captured, grade, row.revision)
+    return Emission("progress", row.episode_id.encode(), value, _row_headers(row))
+
+
+def dead_letter(refused: Refused, workspace: str) -> Emission:
+    """The record as it came, with reason, detail and where it came from in headers of our own."""
+    arrival = refused.arrival
+    value = arrival.value
+    headers = [
+        ("reason", refused.reason.encode()),
+        ("detail", refused.detail.encode(errors="replace")[:2_000]),
+        ("topic", topics.topic(workspace, arrival.kind).encode()),
+        ("partition", b"%d" % arrival.partition),
+        ("offset", b"%d" % arrival.offset),
+        ("timestamp", b"%d" % arrival.append_ms),
+    ]
+    if value is not None and len(value) > MAX_DEAD_LETTER_BYTES:
+        headers.append(("truncated_from", b"%d" % len(value)))
+        value = value[:MAX_DEAD_LETTER_BYTES]
+    room = 256 * 1024
+    for name, content in arrival.headers:
+        raw = b"" if content is None else content.encode(errors="replace") if isinstance(content, str) else content
+        room -= len(name) + len(raw)
+        if room < 0:
+            headers.append(("original_headers_cut", b"1"))
+            break
+        headers.append((f"original.{name}", raw))
+    return Emission("dead-letter", arrival.key, value, headers)
+
+
+def _progress_value(row: RowState, captured: Captured, grade: Grade, revision: int) -> bytes:
+    return json_bytes(
+        codec.to_json(
+            Progress(
+                episode_id=row.episode_id,
+                interaction_id=row.interaction_id,
+                task_id=captured.task_id,
+                agent=captured.agent,
+                slot=captured.slot,
+                release=captured.release,
+                grade=grade,
+                split=captured.side,
+                revision=revision,
+                append_ms=row.append_ms,
+                ended_at=captured.ended_at,
+            )
+        )
+    )
+
+
+def _grade_bytes(grade: Grade) -> bytes:
+    plain: dict[str, Any] = codec.to_json(grade)
+    return json_bytes(plain)
+
+
+def _row_headers(row: RowState) -> list[tuple[str, bytes]]:
+    return [
+        ("row_id", canonical_json([row.episode_id, row.interaction_id])),
+        ("revision", b"%d" % row.revision),
+    ]

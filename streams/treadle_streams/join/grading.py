@@ -1,0 +1,146 @@
+"""Grading: from the outcomes of a row to its metrics, reward and completeness. Pure, with the clock passed in.
+
+A metric's time is up when the clock passes
+
+    max(min(ended_at, append) + horizon, append) + grace
+
+with append the append time of the row's first copy (semantics.md, Settling). Until then a metric without outcome is pending, afterwards it
+is absent. All times are integer milliseconds; order among outcomes is by (observed_at in microseconds, outcome_id).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any, Final
+
+from treadle_schemas.records import Grade, MetricState
+from treadle_schemas.workspace import WorkspaceSettings
+
+from treadle_streams.join.reward import Value
+from treadle_streams.join.reward import compile as compile_reward
+from treadle_streams.join.state import NEVER_MS, RowState, Seen
+
+__all__ = ["Grading", "surviving", "time_up_ms"]
+
+_PENDING: Final[MetricState] = ("pending", None)
+_ABSENT: Final[MetricState] = ("absent", None)
+
+
+class Grading:
+    """The grading settings of a workspace, checked and compiled once. `grade` is a pure function of the row and the clock."""
+
+    def __init__(self, settings: WorkspaceSettings) -> None:
+        """Raises SettingError for settings that make no sense, RewardError for the reward."""
+        self.settings = settings.checked()
+        self.metrics = settings.metrics
+        self.declared = {m.name: m for m in settings.metrics}
+        self.stand_ins: dict[str, Value] = {m.name: m.check(m.absent) for m in settings.metrics}
+        self.reward = compile_reward(settings.reward, {m.name: m.type for m in settings.metrics})
+        self._grace_ms = _ms(settings.grace_s)
+        self._horizon_ms = {m.name: _ms(m.horizon_s) for m in settings.metrics}
+
+    def times_up(self, row: RowState) -> dict[str, int]:
+        """By declared metric, the clock after which it is absent if nothing was observed. Empty for an orphan."""
+        if row.captured is None:
+            return {}
+        ended_ms = row.captured.ended_us // 1000
+        return {
+            name: time_up_ms(ended_ms, row.append_ms, horizon, self._grace_ms)
+            for name, horizon in self._horizon_ms.items()
+        }
+
+    def grade(self, row: RowState, clock_ms: int) -> tuple[Grade, int]:
+        """The grade of a captured row when its time has run to `clock_ms`, and the clock after which time alone changes it."""
+        by_name: dict[str, list[Seen]] = {}
+        for outcome in surviving(row):
+            by_name.setdefault(outcome.name, []).append(outcome)
+        metrics: dict[str, MetricState] = {}
+        values: dict[str, Value] = {}
+        next_ms = NEVER_MS
+        pending = 0
+        settled = True
+        times = self.times_up(row)
+        for metric in self.metrics:
+            name = metric.name
+            state = _ABSENT if clock_ms > times[name] else _PENDING
+            if name in by_name:
+                state = _aggregated(metric.aggregate, metric.type, by_name.pop(name))
+            metrics[name] = state
+            if state[0] == "pending":
+                pending += 1
+                next_ms = min(next_ms, times[name])
+                settled = settled and not metric.required
+            else:
+                # absent is NULL unless the metric says what it stands for; pending is NULL always
+                values[name] = state[1] if state[0] == "observed" else self.stand_ins[name]
+        for name in sorted(by_name):
+            metrics[name] = _aggregated("last", None, by_name[name])
+        grade = Grade(
+            metrics=metrics,
+            reward=self.reward(values),
+            completeness=(len(self.metrics) - pending) / len(self.metrics) if self.metrics else 1.0,
+            settled=settled,
+            grading_version=self.settings.grading_version,
+        )
+        return grade, next_ms
+
+
+def time_up_ms(ended_ms: int, append_ms: int, horizon_ms: int, grace_ms: int) -> int:
+    """max(min(ended, append) + horizon, append) + grace: a wrong clock of the agent cannot move it before the append."""
+    return min(max(min(ended_ms, append_ms) + horizon_ms, append_ms) + grace_ms, NEVER_MS)
+
+
+def surviving(row: RowState) -> list[Seen]:
+    """The outcomes that no retract takes back, in (observed_at, outcome_id) order."""
+    until = row.retracted_until
+    left = [
+        o
+        for o in row.outcomes.values()
+        if o.observed_us > until.get(o.name, -NEVER_MS) and (o.name, o.outcome_id) not in row.retracted_ids
+    ]
+    left.sort(key=lambda o: (o.observed_us, o.outcome_id))
+    return left
+
+
+def _aggregated(aggregate: str, kind: str | None, outcomes: list[Seen]) -> MetricState:
+    if aggregate in ("last", "first"):
+        value: Any = outcomes[-1 if aggregate == "last" else 0].value
+    else:
+        present = [o.value for o in outcomes if o.value is not None]
+        value = _NUMERIC[aggregate](present) if present else None
+        if value is not None and kind == "bool" and aggregate in ("max", "min"):
+            value = bool(value)
+    return _ABSENT if value is None else ("observed", value)
+
+
+def _total(values: Iterable[Any]) -> float:
+    values = [float(v) for v in values]
+    try:
+        return math.fsum(values)  # correctly rounded, so the order of arrival does not show
+    except OverflowError:
+        return _clamped(sum(map(Fraction, values)))
+
+
+def _mean(values: list[Any]) -> float:
+    try:
+        total = math.fsum(float(v) for v in values)
+    except OverflowError:
+        return float(sum(map(Fraction, values)) / len(values))
+    return total / len(values)
+
+
+def _clamped(exact: Fraction | int) -> float:
+    try:
+        return float(exact)
+    except OverflowError:
+        return sys.float_info.max if exact > 0 else -sys.float_info.max
+
+
+_NUMERIC: Final[dict[str, Callable[[list[Any]], Any]]] = {"mean": _mean, "sum": _total, "max": max, "min": min}
+
+
+def _ms(seconds: float) -> int:
+    return NEVER_MS if seconds * 1000 >= NEVER_MS else int(seconds * 1000)
