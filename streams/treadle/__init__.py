@@ -1,1 +1,1 @@
-"""See the package docs."""
+"""What an agent imports: capture, outcomes, releases. Light: no thread, socket or producer before the first use."""

@@ -6,14 +6,25 @@ TreadleError (treadle_schemas.errors)
     │   ├── LogUnreachable   no broker answered in time
     │   ├── TopicMissing     the workspace (or one of its topics) does not exist
     │   └── NotDelivered     records were handed over but not acknowledged in time
-    └── RecorderClosed       the recorder was closed, or its process is ending
+    ├── RecorderClosed       the recorder was closed, or its process is ending
+    ├── QueueFull            the recorder's bounded queue is full: Kafka is away, or slower than the agent
+    └── MissingExtra         a command needs a package that this installation lacks
 """
 
 from __future__ import annotations
 
 from treadle_schemas.errors import TreadleError
 
-__all__ = ["LogError", "LogUnreachable", "NotDelivered", "RecorderClosed", "SdkError", "TopicMissing"]
+__all__ = [
+    "LogError",
+    "LogUnreachable",
+    "MissingExtra",
+    "NotDelivered",
+    "QueueFull",
+    "RecorderClosed",
+    "SdkError",
+    "TopicMissing",
+]
 
 
 class SdkError(TreadleError):
@@ -51,3 +62,20 @@ class NotDelivered(LogError):
 
 class RecorderClosed(SdkError):
     """The recorder was closed, or its process is ending."""
+
+
+class QueueFull(SdkError):
+    """The recorder's bounded queue is full: Kafka is away, or slower than the agent. The event was refused, and counted."""
+
+    retriable = True
+
+
+class MissingExtra(SdkError):
+    """A command needs a package that this installation lacks; `extra` is the one that brings it."""
+
+    def __init__(self, command: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"`treadle {command}` needs the package {package}, which is not installed. "
+            f"Install it with: pip install 'treadle[{extra}]'"
+        )
+        self.extra = extra

@@ -1,1 +1,1 @@
-"""See the package docs."""
+"""The streams side of treadle: broker, workspaces, import, join, worker, snapshots, supervisor. See docs/architecture.md."""

@@ -51,14 +51,22 @@ class Admin:
 
     def create(self, name: str, partitions: int, config: Mapping[str, str], replication: int = -1) -> bool:
         """Create a topic; False where it exists. `replication` -1 is the cluster's default. See `wait_usable`."""
-        future = self._admin.create_topics([NewTopic(name, partitions, replication, config=dict(config))])[name]
-        try:
-            future.result(30)
-        except KafkaException as err:
-            if err.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                return False
-            raise translate(err, f"creating topic {name}") from err
-        return True
+        return bool(self.create_all({name: (partitions, config)}, replication))
+
+    def create_all(self, topics: Mapping[str, tuple[int, Mapping[str, str]]], replication: int = -1) -> set[str]:
+        """Create topics (name -> partitions, configuration) in one request; the names of those that did not exist before."""
+        if not topics:
+            return set()
+        asked = [NewTopic(name, count, replication, config=dict(config)) for name, (count, config) in topics.items()]
+        created = set()
+        for name, future in self._admin.create_topics(asked).items():
+            try:
+                future.result(30)
+                created.add(name)
+            except KafkaException as err:
+                if err.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise translate(err, f"creating topic {name}") from err
+        return created
 
     def wait_usable(self, topics: Mapping[str, int], timeout_s: float = 30.0) -> None:
         """Wait until every partition of `topics` (name -> count) has a leader that answers. Raises LogUnreachable."""

@@ -1,0 +1,154 @@
+"""`treadle workspace create|list|show|delete`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from treadle.cli.support import (
+    DURATION,
+    SuggestingGroup,
+    confirmed,
+    echo_json,
+    json_option,
+    pass_settings,
+    workspace_of,
+    yes_option,
+)
+from treadle.log import Admin
+from treadle.settings import Settings
+from treadle_schemas.codec import to_json
+from treadle_schemas.ids import check_workspace
+from treadle_schemas.moments import now
+from treadle_schemas.split import DEFAULT_SALT, Split
+from treadle_schemas.workspace import Metric, WorkspaceSettings, default_metrics
+
+from treadle_streams import workspaces
+from treadle_streams.workspaces._life import listing
+from treadle_streams.workspaces._metrics import FORM, default_reward, parse_metric
+from treadle_streams.workspaces._topics import topic_plan
+
+__all__ = ["workspace"]
+
+
+@click.group(cls=SuggestingGroup)
+def workspace() -> None:
+    """Create, list, show and delete workspaces: isolated wheels with topics, settings and state of their own."""
+
+
+@workspace.command()
+@click.argument("name")
+@click.option("--partitions", default=8, show_default=True, help="Partitions of every data topic; fixed for good.")
+@click.option("--metric", "metrics", multiple=True, metavar="METRIC", help=f"Declare a metric: {FORM}. Repeatable.")
+@click.option("--reward", metavar="EXPR", help="Reward as a SQL expression over the metrics; default: metric reward.")
+@click.option("--held-out", default=0.1, show_default=True, help="Share of split groups kept out of training.")
+@click.option("--split-salt", default=DEFAULT_SALT, show_default=True, help="Salt of the split; fixed for good.")
+@click.option("--grace", type=DURATION, default="1h", show_default=True, help="Wait after a metric's horizon.")
+@click.option("--if-missing", is_flag=True, help="Do nothing where it exists.")
+@json_option
+@pass_settings
+def create(
+    settings: Settings,
+    name: str,
+    partitions: int,
+    metrics: tuple[str, ...],
+    reward: str | None,
+    held_out: float,
+    split_salt: str,
+    grace: float,
+    if_missing: bool,
+    as_json: bool,
+) -> None:
+    """Create a workspace: its topics and its settings.
+
+    Without --metric it has one metric: reward (float, maximise, last), required, waited for 7 days.
+    """
+    declared: tuple[Metric, ...] = tuple(parse_metric(text) for text in metrics) or default_metrics()
+    wanted = WorkspaceSettings(
+        workspace=check_workspace(name),
+        partitions=partitions,
+        metrics=declared,
+        reward=reward if reward is not None else default_reward(declared),
+        grace_s=grace,
+        split=Split(salt=split_salt, share=held_out),
+        created_at=now(),
+    )
+    made = workspaces.create(settings.bootstrap_servers, wanted, if_missing=if_missing)
+    created = made == wanted
+    if as_json:
+        echo_json({"created": created, **to_json(made)})
+        return
+    click.echo(f"{'created' if created else 'exists:'} {_one_line(made)}")
+
+
+@workspace.command("list")
+@json_option
+@pass_settings
+def list_(settings: Settings, as_json: bool) -> None:
+    """List the workspaces on this Kafka."""
+    entries = listing(settings.bootstrap_servers)
+    if as_json:
+        echo_json(entries)
+        return
+    width = max((len(str(entry["workspace"])) for entry in entries), default=0)
+    for entry in entries:
+        click.echo(f"{entry['workspace']:<{width}}  {entry['partitions']} partitions  created {entry['created_at']}")
+    if not entries:
+        click.echo("no workspace yet: treadle workspace create NAME", err=True)
+
+
+@workspace.command()
+@click.argument("name", required=False)
+@json_option
+@pass_settings
+def show(settings: Settings, name: str | None, as_json: bool) -> None:
+    """Show a workspace: metrics, reward, split, and how far each topic has got."""
+    servers = settings.bootstrap_servers
+    found = workspaces.get(servers, workspace_of(settings, name))
+    plan = topic_plan(found)
+    partitions = [(topic, number) for topic, (count, _) in plan.items() for number in range(count)]
+    admin = Admin(servers)
+    starts, ends = admin.start_offsets(partitions), admin.end_offsets(partitions)
+    offsets = {topic: sum(ends[tp] - starts[tp] for tp in partitions if tp[0] == topic) for topic in plan}
+    if as_json:
+        echo_json({**to_json(found), "offsets": offsets})
+        return
+    click.echo(_one_line(found))
+    for metric in found.metrics:
+        click.echo(f"  metric {_metric_line(metric)}")
+    click.echo(f"  reward {found.reward}   (grading version {found.grading_version})")
+    click.echo(f"  split  {found.split.share:.0%} of groups held out, salt {found.split.salt}")
+    for topic, count in offsets.items():
+        click.echo(f"  {topic:<{max(map(len, offsets))}}  {count:>9} offsets")
+
+
+@workspace.command()
+@click.argument("name")
+@yes_option
+@json_option
+@pass_settings
+def delete(settings: Settings, name: str, yes: bool, as_json: bool) -> int:
+    """Delete a workspace's topics and consumer groups, with everything recorded in them. Corpora and releases stay."""
+    servers = settings.bootstrap_servers
+    if not confirmed(f"Delete workspace {name} with all its interactions, outcomes and graded rows on {servers}?", yes):
+        return 1
+    topics = workspaces.delete(servers, name)
+    if as_json:
+        echo_json({"workspace": name, "deleted_topics": topics})
+    else:
+        click.echo(f"deleted {name}: {len(topics)} topics. Its corpora and releases are still on disk")
+    return 0
+
+
+def _one_line(found: WorkspaceSettings) -> str:
+    names = ", ".join(metric.name for metric in found.metrics)
+    return f"{found.workspace}  {found.partitions} partitions  metrics {names}  reward {found.reward}"
+
+
+def _metric_line(metric: Metric) -> str:
+    parts: list[Any] = [metric.name, metric.type, metric.direction, metric.aggregate]
+    parts.append("required" if metric.required else "optional")
+    parts.append(f"horizon {metric.horizon_s / 86_400:g} d")
+    if metric.absent is not None:
+        parts.append(f"absent counts as {metric.absent}")
+    return "  ".join(map(str, parts))
