@@ -1,0 +1,103 @@
+"""Every error of the trainer.
+
+TreadleError (treadle_schemas.errors)
+└── TrainerError
+    ├── RegistryError            the registry of a slot says no
+    │   ├── ReleaseMissing       no release, or no champion, of that name
+    │   ├── ReleaseTampered      a file of a release is not what its manifest says
+    │   ├── ReleaseRefused       quarantined, or refused by the gate; `--force` overrules (exit 3)
+    │   ├── AliasMoved           the champion is no longer the one to be replaced
+    │   └── NoPredecessor        nothing to roll back to
+    ├── DataRefused              rows that training must not see, or a corpus without rows to train on
+    ├── TemplateRefused          a chat template in which the response cannot be told from the rest
+    ├── EvaluationFailed         an evaluator gave no usable scores
+    └── JobFailed                a training or evaluation process ended badly; `log` names its log
+        ├── JobTimedOut          ... because its time was up
+        └── JobStopped           ... because its caller wanted it to end; it may be run again
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from treadle_schemas import TreadleError
+
+__all__ = [
+    "AliasMoved",
+    "DataRefused",
+    "EvaluationFailed",
+    "JobFailed",
+    "JobStopped",
+    "JobTimedOut",
+    "NoPredecessor",
+    "RegistryError",
+    "ReleaseMissing",
+    "ReleaseRefused",
+    "ReleaseTampered",
+    "TemplateRefused",
+    "TrainerError",
+]
+
+
+class TrainerError(TreadleError):
+    """Base of the trainer's errors."""
+
+
+class RegistryError(TrainerError):
+    """The registry of a slot says no."""
+
+
+class ReleaseMissing(RegistryError):
+    """No release, or no champion, of that name."""
+
+
+class ReleaseTampered(RegistryError):
+    """A file of a release is not what its manifest says. The release must not be loaded."""
+
+
+class ReleaseRefused(RegistryError):
+    """The release is quarantined, or the gate refused it. Nothing was changed; `--force` overrules."""
+
+    exit_code = 3
+
+
+class AliasMoved(RegistryError):
+    """Someone else moved the champion first. Nothing was changed; look again and decide anew."""
+
+    def __init__(self, message: str, champion: str | None) -> None:
+        super().__init__(message)
+        self.champion = champion
+
+
+class NoPredecessor(RegistryError):
+    """The champion has no recorded predecessor that is not quarantined."""
+
+
+class DataRefused(TrainerError):
+    """Rows that training must not see, or a corpus version without rows to train on."""
+
+
+class TemplateRefused(TrainerError):
+    """A chat template in which the response cannot be told from the rest of the conversation."""
+
+
+class EvaluationFailed(TrainerError):
+    """An evaluator gave no usable scores."""
+
+
+class JobFailed(TrainerError):
+    """A training or evaluation process ended badly. `log` is its log file."""
+
+    def __init__(self, message: str, log: Path | None = None) -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class JobTimedOut(JobFailed):
+    """The process was stopped because its time was up."""
+
+
+class JobStopped(JobFailed):
+    """The process was stopped because its caller is ending. The job may be run again."""
+
+    retriable = True

@@ -1,0 +1,10 @@
+"""Jobs: the processes that train and evaluate. Long-lived services stay light; torch lives and dies with a job.
+
+A job is a folder: `spec.json` (what to do), `log.txt` (all it printed), `progress.jsonl` (one JSON object a line while it runs) and
+`result.json` (what came of it).
+"""
+
+from treadle_trainer.jobs._runner import JobRunner
+from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, LikelihoodSpec, TrainSpec
+
+__all__ = ["EnvironmentSpec", "JobRunner", "JobSpec", "LikelihoodSpec", "TrainSpec"]

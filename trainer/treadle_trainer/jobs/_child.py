@@ -1,0 +1,64 @@
+"""The inside of a job process: read the spec, do it, write the result. Everything heavy is imported here, not in the services."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from treadle_schemas import TreadleError
+
+from treadle_trainer._files import write_atomically
+from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, LikelihoodSpec, TrainSpec
+
+__all__ = ["Progress", "perform"]
+
+
+class Progress:
+    """Appends JSON objects to a job's progress file; each carries `t`, the seconds since the job began."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start = time.monotonic()
+
+    def __call__(self, **values: Any) -> None:
+        """Add one line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"t": round(time.monotonic() - self._start, 3), **values}) + "\n")
+
+
+def perform(folder: Path) -> int:
+    """Do the job in `folder`. Returns the exit code: 0, or 1 with the reason in result.json."""
+    started = time.monotonic()
+    try:
+        spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=JobSpec)
+        result = _dispatch(spec, Progress(folder / "progress.jsonl"))
+        result["seconds"] = round(time.monotonic() - started, 3)
+        result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    except TreadleError as err:
+        result = {"error": str(err), "kind": type(err).__name__}
+    except Exception as err:  # the parent must hear of it, whatever it is
+        traceback.print_exc()
+        result = {"error": f"{type(err).__name__}: {err}", "kind": "crash"}
+    write_atomically(folder / "result.json", json.dumps(result).encode())
+    return 1 if "error" in result else 0
+
+
+def _dispatch(spec: JobSpec, progress: Progress) -> dict[str, Any]:
+    match spec:
+        case TrainSpec():
+            from treadle_trainer.methods import train
+
+            return train(spec, progress)
+        case EnvironmentSpec():
+            from treadle_trainer.evaluate._environment import score
+
+            return score(spec, progress)
+        case LikelihoodSpec():
+            from treadle_trainer.evaluate._likelihood import score_rows
+
+            return score_rows(spec, progress)

@@ -1,0 +1,229 @@
+"""Runs jobs one at a time a device, each in its own process group with its own log, and waits for what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from treadle_trainer._files import locked, write_atomically
+from treadle_trainer.errors import JobFailed, JobStopped, JobTimedOut
+from treadle_trainer.jobs._spec import JobSpec
+
+__all__ = ["JobRunner", "has_cuda"]
+
+POLL_S = 0.1
+TERM_GRACE_S = 5.0
+"""How long a job may clean up after SIGTERM before SIGKILL."""
+LOG_TAIL_CHARS = 600
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+class JobRunner:
+    """Starts job processes below `root`; `root/NAME/` is the folder of job NAME.
+
+    On CPU it keeps a nursery with TRL imported, from `warm` or the first job on. Where CUDA is present each job imports anew: a
+    process that has seen a device cannot be forked. A lock on `root` keeps other runners from using the device meanwhile.
+    """
+
+    def __init__(self, root: Path, *, preload: bool | None = None) -> None:
+        self.root = Path(root).absolute()
+        self._preload = not has_cuda() if preload is None else preload
+        self._nursery: subprocess.Popen[bytes] | None = None
+        self._unread = b""
+
+    def warm(self) -> None:
+        """Start the nursery now; its imports run beside whatever the caller does next."""
+        if self._nursery is not None and self._nursery.poll() is None:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "treadle_trainer.jobs._nursery", *(["--preload"] if self._preload else [])]
+        with (self.root / "nursery.log").open("ab") as log:
+            self._nursery = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C belongs to the caller, which then ends the job in order
+            )
+        self._unread = b""
+
+    def run(
+        self,
+        name: str,
+        spec: JobSpec,
+        *,
+        timeout_s: float,
+        on_progress: OnProgress | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Do one job and return its result. Files of an earlier run of that name are removed, but for what `spec` names.
+
+        Raises JobFailed (the job's own words, its log), JobTimedOut after `timeout_s`, JobStopped when `should_stop` says so.
+        """
+        folder = self.prepare(name)
+        for old in ("result.json", "progress.jsonl", "log.txt"):
+            (folder / old).unlink(missing_ok=True)
+        write_atomically(folder / "spec.json", msgspec.json.encode(spec))
+        with locked(self.root / "device.lock"):
+            self.warm()
+            code = self._supervise(folder, timeout_s, on_progress or _ignore, should_stop)
+        return _result(folder, code)
+
+    def prepare(self, name: str) -> Path:
+        """The folder of a job, made if missing: rows for it go there."""
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def discard(self, name: str, *parts: str) -> None:
+        """Remove large leftovers of a job (files or folders in its folder); logs and results stay."""
+        for part in parts:
+            path = self.root / name / part
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """End the nursery, and with it a running job."""
+        nursery, self._nursery = self._nursery, None
+        if nursery is None:
+            return
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            nursery.stdin.close()
+        try:
+            nursery.wait(2.0)  # a nursery that is still importing does not read its stdin
+        except subprocess.TimeoutExpired:
+            nursery.kill()
+            nursery.wait()
+        nursery.stdout.close()
+
+    def __enter__(self) -> JobRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _supervise(
+        self, folder: Path, timeout_s: float, on_progress: OnProgress, should_stop: Callable[[], bool]
+    ) -> int:
+        nursery = self._nursery
+        assert nursery is not None
+        assert nursery.stdin is not None
+        try:
+            nursery.stdin.write(json.dumps({"folder": str(folder)}).encode() + b"\n")
+            nursery.stdin.flush()
+        except BrokenPipeError:
+            self.close()
+            raise JobFailed("the process that starts jobs is gone; see its log", self.root / "nursery.log") from None
+        pid, deadline, seen = 0, time.monotonic() + timeout_s, 0
+        try:
+            while True:
+                for reply in self._replies(folder):
+                    pid = int(reply.get("pid", pid))
+                    if "exit" in reply:
+                        _tail(folder / "progress.jsonl", seen, on_progress)
+                        return int(reply["exit"])
+                seen = _tail(folder / "progress.jsonl", seen, on_progress)
+                if should_stop():
+                    raise JobStopped(f"{folder.name}: stopped", folder / "log.txt")
+                if time.monotonic() > deadline:
+                    raise JobTimedOut(f"{folder.name}: not done after {timeout_s:g} s", folder / "log.txt")
+        except BaseException:
+            self._end(pid)
+            raise
+
+    def _replies(self, folder: Path) -> Iterator[dict[str, Any]]:
+        assert self._nursery is not None
+        assert self._nursery.stdout is not None
+        fd = self._nursery.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            if not selector.select(POLL_S):
+                return
+        chunk = os.read(fd, 65_536)
+        if not chunk:
+            raise JobFailed(
+                f"{folder.name}: the process that starts jobs died (out of memory?)", self.root / "nursery.log"
+            )
+        self._unread += chunk
+        while b"\n" in self._unread:
+            line, self._unread = self._unread.split(b"\n", 1)
+            yield json.loads(line)
+
+    def _end(self, pid: int) -> None:
+        """End the job's process group, and the nursery with it: its next reply would answer a question nobody asks."""
+        if pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGTERM)
+                end = time.monotonic() + TERM_GRACE_S
+                while time.monotonic() < end:
+                    os.killpg(pid, 0)
+                    time.sleep(0.05)
+                os.killpg(pid, signal.SIGKILL)
+        self.close()
+
+
+def has_cuda() -> bool:
+    """Whether this machine shows a CUDA device, told without importing torch."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/dev/nvidiactl").exists()
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "OMP_WAIT_POLICY": "PASSIVE",  # two trainings beside each other wait instead of spinning: 1,080 ms a step, not 2,780
+        "TOKENIZERS_PARALLELISM": "false",
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def _result(folder: Path, code: int) -> dict[str, Any]:
+    log = folder / "log.txt"
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        words = log.read_text(errors="replace")[-LOG_TAIL_CHARS:].strip() if log.exists() else ""
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        raise JobFailed(
+            f"{folder.name}: {how} without a result; its last words in {log}: {words or 'none'}", log
+        ) from None
+    if "error" in result:
+        raise JobFailed(f"{folder.name}: {result['error']} (log: {log})", log)
+    return result
+
+
+def _tail(path: Path, seen: int, on_progress: OnProgress) -> int:
+    """Report the whole lines beyond byte `seen`. Returns where to go on."""
+    try:
+        with path.open("rb") as file:
+            file.seek(seen)
+            data = file.read()
+    except FileNotFoundError:
+        return seen
+    whole = data[: data.rfind(b"\n") + 1]
+    for line in whole.splitlines():
+        on_progress(json.loads(line))
+    return seen + len(whole)
+
+
+def _ignore(_: dict[str, Any]) -> None:
+    return

@@ -1,0 +1,186 @@
+"""The training policy of a slot: when and how candidates are made, what they must prove, and how the champion is watched.
+
+Stored as `registry/WORKSPACE/SLOT/policy.json` below treadle's home. It is read anew for each job, so a change needs no restart.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from treadle_schemas import SettingError, content_hash
+from treadle_schemas.ids import check_slot, check_workspace
+
+from treadle_trainer._files import write_atomically
+
+__all__ = ["GatePolicy", "GuardPolicy", "TrainingPolicy", "policy_path"]
+
+
+class GatePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a candidate must prove."""
+
+    alpha: float = 0.05
+    """Chance of promoting a candidate that is no better, per generation of held-out groups."""
+    min_tasks: int = 64
+    """Fewest held-out tasks on which anything but "not enough evidence" is said."""
+    min_effect: float = 0.0
+    """The lower bound must be above this, in the unit of the scores."""
+
+
+class GuardPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the live champion is watched on `.progress`."""
+
+    metric: str = "reward"
+    """Metric whose live mean must not fall. `reward` is the row's reward where no metric has that name."""
+    age_s: float = 3600.0
+    """Age, on the clock of the partition since the row's append, at which each row enters once."""
+    tolerance: float = 0.05
+    """How far below the predecessor's mean the champion may be, after scaling to [0, 1]."""
+    alpha: float = 0.01
+    """Chance of ever rolling back a champion that is not below the floor."""
+    min_baseline: int = 64
+    """Fewest rows of the predecessor that make a floor."""
+    baseline_rows: int = 512
+    """The floor is made of the predecessor's newest rows, at most so many."""
+    low: float = 0.0
+    """Value of the metric that counts as 0."""
+    high: float = 1.0
+    """Value of the metric that counts as 1."""
+
+
+class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The policy of one slot. The defaults train the demo's tiny model; a real model wants its own learning rate."""
+
+    method: str = "sft"
+    """Training method; `sft` on successful rows is the only one of this version."""
+    steps: int = 80
+    """Optimiser steps of a job."""
+    lr: float = 2e-3
+    """Peak learning rate, linear decay after 5 warm-up steps."""
+    batch: int = 32
+    """Rows a step."""
+    max_length: int = 1024
+    """Longest sequence in tokens; a longer row is left out and counted."""
+    newest_rows: int | None = None
+    """Train on at most so many rows, the newest by ended_at. None: all."""
+    seed: int = 1
+    """Seed of training, evaluation tasks and sampling, together with the corpus version."""
+    base: str | None = None
+    """Model folder to train from. None: the champion."""
+    corpus: str | None = None
+    """Corpus path whose new versions start jobs. None: every corpus of the workspace."""
+    min_new_rows: int = 1
+    """Newly settled rows since the last job that start the next one."""
+    environment: str | None = None
+    """`pkg.module:Class` in which candidates are evaluated. Without one, held-out rows are."""
+    evaluator: str = "treadle_trainer.evaluate.player:evaluate"
+    """`pkg.module:function(model_folder, environment, tasks, seed) -> list[float]`."""
+    eval_tasks: int = 256
+    """Fresh held-out tasks of an evaluation; without an environment, at most so many held-out rows."""
+    allow_offline_promotion: bool = False
+    """Whether held-out likelihood alone, without an environment, may promote."""
+    timeout_s: float = 3600.0
+    """Longest run of one job process."""
+    gate: GatePolicy = GatePolicy()
+    """What a candidate must prove."""
+    guard: GuardPolicy | None = GuardPolicy()
+    """How the champion is watched. None: not at all."""
+
+    def checked(self) -> TrainingPolicy:
+        """Itself, if it makes sense. Raises SettingError naming the setting."""
+        rules = [
+            (self.steps >= 1, "steps", self.steps, "at least 1"),
+            (self.batch >= 1, "batch", self.batch, "at least 1"),
+            (self.lr > 0, "lr", self.lr, "above 0"),
+            (self.eval_tasks >= 1, "eval_tasks", self.eval_tasks, "at least 1"),
+            (self.newest_rows is None or self.newest_rows >= 1, "newest_rows", self.newest_rows, "at least 1"),
+            (self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0"),
+            (0 < self.gate.alpha < 0.5, "gate.alpha", self.gate.alpha, "between 0 and 0.5"),
+        ]
+        if self.guard is not None:
+            guard = self.guard
+            rules += [
+                (0 < guard.alpha < 0.5, "guard.alpha", guard.alpha, "between 0 and 0.5"),
+                (guard.age_s >= 0, "guard.age_s", guard.age_s, "at least 0"),
+                (guard.low < guard.high, "guard.low", guard.low, "below guard.high"),
+                (guard.min_baseline >= 1, "guard.min_baseline", guard.min_baseline, "at least 1"),
+                (
+                    guard.min_baseline <= guard.baseline_rows,
+                    "guard.min_baseline",
+                    guard.min_baseline,
+                    "at most baseline_rows",
+                ),
+            ]
+        for holds, name, value, wanted in rules:
+            if not holds:
+                raise SettingError(f"policy {name}={value!r}: expected {wanted}")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what shapes a job: everything but the trigger and the guard."""
+        shaping = msgspec.to_builtins(self)
+        for name in ("guard", "min_new_rows", "corpus", "timeout_s"):
+            del shaping[name]
+        return content_hash(shaping)
+
+    def changed(self, settings: dict[str, Any]) -> TrainingPolicy:
+        """A copy with dotted names set, `{"steps": "40", "gate.alpha": "0.01"}`; text is read as JSON where it is JSON.
+
+        Raises SettingError naming the setting.
+        """
+        plain = msgspec.to_builtins(self)
+        for name, value in settings.items():
+            place = plain
+            *parents, last = name.split(".")
+            for parent in parents:
+                if place.get(parent) is None and parent == "guard":
+                    place[parent] = msgspec.to_builtins(GuardPolicy())
+                place = place.get(parent)
+                if not isinstance(place, dict):
+                    raise SettingError(f"policy {name}: there is no such setting")
+            place[last] = _value(value)
+        return _convert(plain, "policy").checked()
+
+    def save(self, root: Path, workspace: str, slot: str) -> Path:
+        """Write the policy of a slot below the registry root. Returns the file."""
+        path = policy_path(root, workspace, slot)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(self.checked()), indent=2) + b"\n")
+        return path
+
+    @classmethod
+    def load(cls, root: Path, workspace: str, slot: str) -> TrainingPolicy | None:
+        """The policy of a slot, or None where it has none. Raises SettingError naming file and field."""
+        path = policy_path(root, workspace, slot)
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return _convert(msgspec.json.decode(text), os.fspath(path)).checked()
+        except msgspec.DecodeError as err:
+            raise SettingError(f"{path}: not JSON: {err}") from err
+
+
+def policy_path(root: Path, workspace: str, slot: str) -> Path:
+    """Where the policy of a slot lies below the registry root."""
+    return root / check_workspace(workspace) / check_slot(slot) / "policy.json"
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return value
+
+
+def _convert(plain: Any, where: str) -> TrainingPolicy:
+    try:
+        return msgspec.convert(plain, TrainingPolicy)
+    except msgspec.ValidationError as err:
+        raise SettingError(f"{where}: {err}") from None

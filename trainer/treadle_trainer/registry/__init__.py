@@ -1,0 +1,12 @@
+"""The registry: immutable releases of a slot, the alias that names its champion, and the log of who moved it and why.
+
+Layout below the registry root: `WORKSPACE/SLOT/` with `rN/` (the files of a release and `manifest.json`), `aliases.json` (champion,
+its predecessors, quarantine), `audit.jsonl` (one ReleaseEvent a line), `published.json` (how far `.releases` has the audit log),
+`lock`. The registry decides; `.releases` tells.
+"""
+
+from treadle_trainer.registry._aliases import Aliases
+from treadle_trainer.registry._outbox import Outbox
+from treadle_trainer.registry._registry import Registry, open_release, slots
+
+__all__ = ["Aliases", "Outbox", "Registry", "open_release", "slots"]

@@ -1,0 +1,360 @@
+"""One turn of the trainer: a corpus version becomes a candidate, which is evaluated, judged, and promoted or not.
+
+The path of a turn, each step timed:
+
+1. read      the newest train rows with a reward above zero, from the version
+2. train     a job process makes a model folder from the champion (or the policy's base)
+3. register  the folder becomes an immutable release with its lineage
+4. evaluate  a job process scores candidate and champion on the same held-out tasks
+5. gate      alpha is spent, the gate decides
+6. promote   the champion moves by compare-and-set, or the decision is recorded
+
+A turn is identified by its job key: version, content, policy. What the audit log shows as decided is not done again, and a candidate
+that is registered already is not trained again, so a turn that a crash cut short can simply be run once more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from treadle_corpus import Corpus, CorpusRef
+from treadle_schemas import ReleaseEvent, ReleaseId, Split, content_hash
+
+from treadle_trainer._alpha import spend_alpha
+from treadle_trainer._version import code_version
+from treadle_trainer.data import select_training
+from treadle_trainer.errors import AliasMoved, JobStopped, ReleaseMissing, TrainerError
+from treadle_trainer.evaluate import Comparison, compare
+from treadle_trainer.gate import Verdict, decide
+from treadle_trainer.jobs import JobRunner, TrainSpec
+from treadle_trainer.methods import check_method
+from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.registry import Registry
+
+__all__ = [
+    "TurnDecision",
+    "TurnReport",
+    "job_key",
+    "model_folder",
+    "register_candidate",
+    "run_turn",
+    "train_spec",
+]
+
+ACTOR = "trainer"
+TurnDecision = Literal["promoted", "rejected", "not_enough_evidence"]
+OFFLINE = "the likelihood of logged rows alone does not promote (policy allow_offline_promotion is off)"
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnReport:
+    """What became of a turn. `evidence` is what the audit log and `.releases` carry; `repeated`: it had been decided before."""
+
+    decision: TurnDecision
+    reason: str
+    candidate: ReleaseId
+    champion: ReleaseId | None
+    """The champion after the turn."""
+    event: ReleaseEvent
+    evidence: dict[str, Any]
+    repeated: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """What the gate said, also where nothing was to be promoted: promote, reject or not_enough_evidence."""
+        return str(self.evidence["verdict"]["decision"])
+
+
+def job_key(corpus: Corpus, policy: TrainingPolicy, label: str = "") -> str:
+    """One job for one corpus version and configuration: 16 hex digits."""
+    manifest = corpus.manifest
+    return content_hash([manifest.content_hash, str(corpus.path), corpus.version, policy.fingerprint, label])[:16]
+
+
+def run_turn(
+    corpus: CorpusRef | Path | str,
+    policy: TrainingPolicy,
+    registry: Registry,
+    *,
+    split: Split,
+    runner: JobRunner,
+    promote: bool = True,
+    label: str = "",
+    context: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TurnReport:
+    """Do one turn (see the module). `corpus` may also be a version beside the main line: with `promote` off the gate decides as ever, and
+    a candidate that it would promote is recorded as rejected, because nobody asked for its promotion.
+
+    `split` is the workspace's; `label` tells turns on the same version and policy apart; `context` is kept in the evidence.
+    Raises ReleaseMissing without a champion, JobStopped when `should_stop` said so, and other TrainerErrors after recording them as failed.
+    """
+    check_method(policy.method)
+    opened = Corpus.open(corpus)
+    key = job_key(opened, policy, label)
+    decided = _decided(registry, key)
+    if decided is not None:
+        return decided
+    champion = registry.champion
+    if champion is None:
+        raise ReleaseMissing(
+            f"{registry.workspace}/{registry.slot} has no champion to train from and to compare with: register what runs today "
+            "with `treadle release register FOLDER --promote`"
+        )
+    turn = _Turn(
+        corpus=opened,
+        policy=policy,
+        registry=registry,
+        champion=champion,
+        key=key,
+        label=label,
+        split=split,
+        runner=runner,
+        on_progress=on_progress,
+        should_stop=should_stop,
+        evidence={
+            "job": key,
+            "label": label,
+            "corpus": str(opened.path),
+            "corpus_version": opened.version,
+            "corpus_hash": opened.manifest.content_hash,
+            "method": policy.method,
+            **(context or {}),
+        },
+    )
+    try:
+        return turn.run(promote=promote)
+    except JobStopped:
+        raise
+    except TrainerError as err:
+        registry.note("failed", turn.candidate, actor=ACTOR, reason=str(err), evidence=turn.evidence)
+        raise
+
+
+@dataclass(kw_only=True)
+class _Turn:
+    corpus: Corpus
+    policy: TrainingPolicy
+    registry: Registry
+    champion: ReleaseId
+    key: str
+    label: str
+    split: Split
+    runner: JobRunner
+    on_progress: OnProgress | None
+    should_stop: Callable[[], bool]
+    evidence: dict[str, Any]
+    candidate: ReleaseId | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, *, promote: bool) -> TurnReport:
+        """The six steps."""
+        self.evidence["seconds"] = self.seconds
+        self.candidate = candidate = self._registered() or self._trained()
+        with self._stage("evaluate"):
+            comparison = self._compared(candidate)
+        with self._stage("gate"):
+            verdict = self._judged(comparison)
+        self.evidence["verdict"] = asdict(verdict)
+        return self._concluded(candidate, comparison, verdict, promote)
+
+    def _registered(self) -> ReleaseId | None:
+        """The candidate that an earlier, interrupted try registered."""
+        for manifest in self.registry.releases():
+            if manifest.config.get("job") == self.key:
+                self.evidence["training"] = {**manifest.config.get("training", {}), "reused": True}
+                return ReleaseId.parse(manifest.release)
+        return None
+
+    def _trained(self) -> ReleaseId:
+        """Steps 1 to 3."""
+        policy, name = self.policy, f"{self.key}-train"
+        base = Path(policy.base) if policy.base is not None else model_folder(self.registry, self.champion)
+        folder = self.runner.prepare(name)
+        out = folder / "model"
+        self.runner.discard(name, out.name)
+        with self._stage("read"):
+            selection = select_training(self.corpus, folder / "rows.jsonl", newest_rows=policy.newest_rows)
+        spec = train_spec(policy, base, selection.path, out)
+        with self._stage("train"):
+            result = self._run(name, spec)
+        training = self.evidence["training"] = {"rows": selection.rows, **result}
+        with self._stage("register"):
+            release = register_candidate(
+                self.registry, out, self.corpus, policy, base, self.champion, training, job=self.key, label=self.label
+            )
+        self.runner.discard(name, out.name, "trl", selection.path.name)
+        return release
+
+    def _compared(self, candidate: ReleaseId) -> Comparison:
+        """Step 4."""
+        for release in (self.champion, candidate):
+            self.registry.verify(release)  # a tampered file must decide nothing, in either direction
+        comparison = compare(
+            self.runner,
+            f"{self.key}-evaluate",
+            policy=self.policy,
+            corpus=self.corpus,
+            split=self.split,
+            candidate=self.registry.folder(candidate),
+            champion=model_folder(self.registry, self.champion),
+            seed=int(content_hash([self.key, self.policy.seed])[:8], 16),
+            on_progress=self.on_progress,
+            should_stop=self.should_stop,
+        )
+        self.evidence["evaluation"] = {
+            "kind": comparison.kind,
+            "environment": self.policy.environment,
+            "evaluator": self.policy.evaluator if self.policy.environment else "log-likelihood",
+            "seed": comparison.seed,
+            "against": str(self.champion),
+        }
+        return comparison
+
+    def _judged(self, comparison: Comparison) -> Verdict:
+        """Step 5."""
+        gate = self.policy.gate
+        fresh = comparison.kind == "environment"
+        return decide(
+            comparison.candidate,
+            comparison.champion,
+            comparison.clusters,
+            alpha=spend_alpha(self.registry.path, comparison.generation, self.key, gate.alpha, whole=fresh),
+            min_tasks=gate.min_tasks,
+            min_effect=gate.min_effect,
+            seed=comparison.seed,
+        )
+
+    def _concluded(self, candidate: ReleaseId, comparison: Comparison, verdict: Verdict, promote: bool) -> TurnReport:
+        """Step 6."""
+        decision: Literal["rejected", "not_enough_evidence"]
+        decision, reason = "not_enough_evidence", verdict.reason
+        if verdict.decision == "reject":
+            decision = "rejected"
+        elif verdict.decision == "promote":
+            if comparison.kind == "logged" and not self.policy.allow_offline_promotion:
+                reason = f"{reason}; but {OFFLINE}"
+            elif not promote:
+                decision, reason = "rejected", f"{reason}; but this turn ({self.label or 'aside'}) is not to promote"
+            else:
+                try:
+                    with self._stage("promote"):
+                        event = self.registry.promote(
+                            candidate, expect=self.champion, actor=ACTOR, reason=reason, evidence=self.evidence
+                        )
+                    return self._report("promoted", candidate, event)
+                except AliasMoved as err:
+                    reason = f"{reason}; but it was compared with {self.champion}, and meanwhile {err}"
+        event = self.registry.note(decision, candidate, actor=ACTOR, reason=reason, evidence=self.evidence)
+        return self._report(decision, candidate, event)
+
+    def _report(self, decision: TurnDecision, candidate: ReleaseId, event: ReleaseEvent) -> TurnReport:
+        return TurnReport(
+            decision=decision,
+            reason=event.reason,
+            candidate=candidate,
+            champion=self.registry.champion,
+            event=event,
+            evidence=self.evidence,
+        )
+
+    def _run(self, name: str, spec: TrainSpec) -> dict[str, Any]:
+        return self.runner.run(
+            name, spec, timeout_s=self.policy.timeout_s, on_progress=self.on_progress, should_stop=self.should_stop
+        )
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - start, 3)
+
+
+def train_spec(policy: TrainingPolicy, base: Path, rows: Path, out: Path) -> TrainSpec:
+    """What the policy asks of a training job."""
+    return TrainSpec(
+        method=policy.method,
+        base=str(base.absolute()),
+        rows=str(rows),
+        out=str(out),
+        steps=policy.steps,
+        lr=policy.lr,
+        batch=policy.batch,
+        max_length=policy.max_length,
+        seed=policy.seed,
+    )
+
+
+def register_candidate(
+    registry: Registry,
+    folder: Path,
+    corpus: Corpus,
+    policy: TrainingPolicy,
+    base: Path,
+    parent: ReleaseId | None,
+    training: dict[str, Any],
+    *,
+    job: str | None = None,
+    label: str = "",
+    actor: str = ACTOR,
+) -> ReleaseId:
+    """Register a trained folder with its lineage: corpus version, base, configuration, seed, code."""
+    return registry.register(
+        folder,
+        actor=actor,
+        reason=f"{policy.method} on {corpus}" + (f" ({label})" if label else ""),
+        parent=str(parent) if parent is not None else None,
+        base=str(base),
+        corpus=str(corpus.path),
+        corpus_version=corpus.version,
+        corpus_hash=corpus.manifest.content_hash,
+        method=policy.method,
+        config={
+            "job": job,
+            "label": label,
+            "steps": policy.steps,
+            "lr": policy.lr,
+            "batch": policy.batch,
+            "seed": policy.seed,
+            "newest_rows": policy.newest_rows,
+            "training": training,
+        },
+        code_version=code_version(),
+    )
+
+
+def model_folder(registry: Registry, release: ReleaseId) -> Path:
+    """The model folder of a release. Raises ReleaseMissing for a hosted model or a prompt, which have none."""
+    manifest = registry.manifest(release)
+    if manifest.kind != "model":
+        raise ReleaseMissing(
+            f"{release} is a {manifest.kind} release without a model folder: it can neither be trained from nor compared with here. "
+            "Name a model folder to start from (policy base), and promote it first"
+        )
+    return registry.folder(release)
+
+
+def _decided(registry: Registry, key: str) -> TurnReport | None:
+    for event in reversed(registry.events()):
+        if event.actor != ACTOR or event.evidence.get("job") != key or event.release is None:
+            continue
+        if event.event in ("promoted", "rejected", "not_enough_evidence"):
+            return TurnReport(
+                decision=event.event,
+                reason=event.reason,
+                candidate=ReleaseId.parse(event.release),
+                champion=registry.champion,
+                event=event,
+                evidence=event.evidence,
+                repeated=True,
+            )
+    return None
