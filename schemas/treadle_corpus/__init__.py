@@ -1,0 +1,51 @@
+"""The corpus: graded rows in immutable, tagged versions, written exactly once. Deeplake lies behind `_store` alone.
+
+Importing this package is light; Deeplake is loaded when a corpus is opened.
+"""
+
+from treadle_corpus._rows import Decision, GradedRecord, read_record
+from treadle_corpus._tally import Tally
+from treadle_corpus.errors import (
+    CorpusDamaged,
+    CorpusError,
+    CorpusLocked,
+    CorpusMissing,
+    PolicyMismatch,
+    TargetError,
+    VersionMissing,
+)
+from treadle_corpus.hashing import content_hash, row_line
+from treadle_corpus.manifest import Manifest
+from treadle_corpus.pass_at import pass_hat
+from treadle_corpus.policy import Policy
+from treadle_corpus.reader import Corpus, CorpusRow, SplitChoice
+from treadle_corpus.target import CorpusRef, parse_ref, resolve_target
+from treadle_corpus.writer import CorpusWriter, Refusal, Selector
+
+__all__ = [
+    "Corpus",
+    "CorpusDamaged",
+    "CorpusError",
+    "CorpusLocked",
+    "CorpusMissing",
+    "CorpusRef",
+    "CorpusRow",
+    "CorpusWriter",
+    "Decision",
+    "GradedRecord",
+    "Manifest",
+    "Policy",
+    "PolicyMismatch",
+    "Refusal",
+    "Selector",
+    "SplitChoice",
+    "Tally",
+    "TargetError",
+    "VersionMissing",
+    "content_hash",
+    "parse_ref",
+    "pass_hat",
+    "read_record",
+    "resolve_target",
+    "row_line",
+]

@@ -1,0 +1,163 @@
+"""What the corpus remembers of each row beside its body, and how one more revision changes it. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+from treadle_schemas.canonical import canonical_json, loads
+from treadle_schemas.errors import FieldError
+from treadle_schemas.records import GradedRow
+
+from treadle_corpus.hashing import digest, exact_digest, row_line, sink_digest, twin_digest
+
+__all__ = [
+    "Decision",
+    "GradedRecord",
+    "Key",
+    "RowMeta",
+    "Status",
+    "absorb",
+    "decode_key",
+    "decode_meta",
+    "encode_key",
+    "encode_meta",
+    "fingerprint",
+    "read_body",
+    "read_record",
+]
+
+Key: TypeAlias = tuple[str, str]
+"""(episode_id, interaction_id)."""
+
+Decision = Literal["undecided", "selected", "rejected", "pending", "absent"]
+"""What the filter says of a row. `pending` and `absent` are both unknown: a metric that it needs has no value yet, or never will."""
+
+Status = Literal["member", "rejected", "unknown", "pending", "leak", "split_moved", "duplicate"]
+"""Where a row stands in a version. Only members are in it."""
+
+_SIDE_BIT: Final = {"train": 1, "heldout": 2}
+
+
+class RowMeta(msgspec.Struct, array_like=True, kw_only=True):
+    """All that decisions about a row need, so that none reads bodies. Digests are 16 bytes."""
+
+    revision: int
+    settled: bool
+    side: Literal["train", "heldout"]
+    sides: int
+    """Bits of the sides that its settled revisions named: 1 train, 2 held-out."""
+    reward: float | None
+    group: bytes
+    append_ms: int
+    line: bytes
+    """Digest of its line: what a version's content is made of."""
+    sink: bytes
+    twin: bytes
+    exact: bytes
+    crc: int
+    """CRC-32 of the body as stored: Deeplake keeps no checksums and reads truncated chunks without a word."""
+    decision: Decision = "undecided"
+    status: Status = "pending"
+    published: bytes = b""
+    """`line` as the newest version holds it; empty where the row is not in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradedRecord:
+    """A revision as it came from `.graded`: decoded, and its bytes."""
+
+    row: GradedRow
+    body: bytes
+
+    @property
+    def key(self) -> Key:
+        """(episode_id, interaction_id)."""
+        return (self.row.episode_id, self.row.interaction_id)
+
+
+def read_record(value: bytes) -> GradedRecord:
+    """Decode the value of a `.graded` record. Raises FieldError naming the field."""
+    return GradedRecord(read_body(value), value)
+
+
+def read_body(value: bytes) -> GradedRow:
+    """The graded row in a stored body. Raises FieldError."""
+    try:
+        row = msgspec.convert(loads(value), GradedRow)
+    except msgspec.ValidationError as err:
+        problem, _, path = str(err).partition(" - at `")
+        raise FieldError(path.rstrip("`") or "$", problem) from None
+    if not isinstance(row.interaction.get("messages"), list):
+        raise FieldError("$.interaction.messages", "is missing or no list")
+    if not all(isinstance(m, dict) for m in row.interaction["messages"]):
+        raise FieldError("$.interaction.messages", "holds something that is no object")
+    return row
+
+
+def absorb(before: RowMeta | None, record: GradedRecord) -> RowMeta | None:
+    """The row after one more revision, or None where the revision is old news. Raises FieldError where it contradicts.
+
+    A sink ignores a revision not above its own with the same content; with other content it is an error of the writer.
+    """
+    row = record.row
+    line = row_line(row)
+    sink = sink_digest(row, line)
+    revision = row.provenance.revision
+    if before is not None and revision <= before.revision:
+        if sink == before.sink:
+            return None
+        raise FieldError(
+            "$.provenance.revision",
+            f"{revision} is not above revision {before.revision} that the corpus holds, yet its content differs",
+        )
+    sides = before.sides if before else 0
+    return RowMeta(
+        revision=revision,
+        settled=row.grade.settled,
+        side=row.split,
+        sides=sides | _SIDE_BIT[row.split] if row.grade.settled else sides,
+        reward=row.grade.reward,
+        group=digest(row.split_group.encode(errors="surrogatepass")),
+        append_ms=row.provenance.append_ms,
+        line=digest(line),
+        sink=sink,
+        twin=twin_digest(row),
+        exact=exact_digest(row),
+        crc=zlib.crc32(record.body),
+        status=before.status if before else "pending",
+        published=before.published if before else b"",
+    )
+
+
+def encode_key(key: Key) -> bytes:
+    """The stored form of a key, which is also the `row_id` header on `.graded`."""
+    return canonical_json(list(key))
+
+
+def decode_key(data: bytes) -> Key:
+    """The key in its stored form."""
+    episode_id, interaction_id = loads(data)
+    return (episode_id, interaction_id)
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(RowMeta)
+
+
+def encode_meta(meta: RowMeta) -> bytes:
+    """MessagePack of a row's meta data."""
+    return _ENCODER.encode(meta)
+
+
+def decode_meta(data: bytes) -> RowMeta:
+    """Raises msgspec.DecodeError for anything else."""
+    return _DECODER.decode(data)
+
+
+def fingerprint(key: bytes, meta: bytes) -> int:
+    """One row's part of the fingerprint of a corpus state: the parts of all rows are joined by exclusive or, in any order."""
+    return int.from_bytes(hashlib.sha256(len(key).to_bytes(4) + key + meta).digest()[:16])

@@ -1,0 +1,117 @@
+"""The bytes that hashes of rows cover.
+
+A row's *line* is the canonical JSON of `records.row_content` (ids, task_id, messages, tools, metrics as name -> [state, value],
+reward, split) and one newline. A version's content_hash is the lower-case hex sha256 over the lines of its rows, sorted by
+(episode_id, interaction_id) by code point. It says nothing of workspace, offsets, revisions or paths, so two workspaces that saw the
+same events agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from treadle_schemas.canonical import canonical_json
+from treadle_schemas.errors import FieldError
+from treadle_schemas.records import GradedRow, row_content
+
+__all__ = ["content_hash", "digest", "exact_digest", "row_line", "sink_digest", "twin_digest"]
+
+DIGEST_BYTES = 16
+"""Length of the digests that rows are compared by. 128 bits: no accidental collision among 10**12 rows."""
+
+# A float outside a string follows one of these; inside a string it only sends us the slow way.
+_MAYBE_FLOAT = re.compile(rb"[:\[,]-?[0-9]+(?:\.|[eE])")
+
+
+def row_line(row: GradedRow) -> bytes:
+    """The line of a row: canonical JSON of its content and a newline."""
+    content = row_content(row)
+    parts = [
+        f"{json.dumps(key)}:".encode() + (_fast(value) if key in ("messages", "tools") else canonical_json(value))
+        for key, value in sorted(content.items())
+    ]
+    return b"{" + b",".join(parts) + b"}\n"
+
+
+def content_hash(lines: Iterable[bytes]) -> str:
+    """content_hash of a version from the lines of its rows, which come in the order of (episode_id, interaction_id)."""
+    total = hashlib.sha256()
+    for line in lines:
+        total.update(line)
+    return total.hexdigest()
+
+
+def digest(data: bytes) -> bytes:
+    """The first 128 bits of sha256."""
+    return hashlib.sha256(data).digest()[:DIGEST_BYTES]
+
+
+def sink_digest(row: GradedRow, line: bytes) -> bytes:
+    """Digest of everything that is content of one revision: the line, and how it was graded. Provenance is not in it."""
+    graded = [row.grade.grading_version, row.grade.completeness, row.grade.settled]
+    return digest(line + canonical_json(graded))
+
+
+def exact_digest(row: GradedRow) -> bytes:
+    """Rows with equal messages and tools are exact duplicates."""
+    return digest(_fast([row.interaction["messages"], row.interaction.get("tools")]))
+
+
+def twin_digest(row: GradedRow) -> bytes:
+    """Rows whose *normalised* messages are equal must not lie on both sides of the split.
+
+    Normalised: role, text (Unicode NFKC, case folded, white space collapsed) and tool calls (name, arguments as JSON values), in order.
+    Ids of messages and tool calls are left out: they differ between two recordings of the same conversation.
+    """
+    return digest(canonical_json([_normal_message(m) for m in row.interaction["messages"]]))
+
+
+def _fast(value: Any) -> bytes:
+    """canonical_json, by orjson where the two agree: wherever there is no float, lone surrogate or long integer."""
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, orjson.JSONEncodeError):
+        return canonical_json(value)
+    return canonical_json(value) if _MAYBE_FLOAT.search(data) else data
+
+
+def _normal_message(message: dict[str, Any]) -> list[Any]:
+    calls = message.get("tool_calls")
+    return [
+        message.get("role"),
+        _normal_content(message.get("content")),
+        [_normal_call(c) for c in calls] if isinstance(calls, list) else None,
+        _normal_content(message.get("function_call")),
+    ]
+
+
+def _normal_content(value: Any) -> Any:
+    match value:
+        case str():
+            return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+        case list():
+            return [_normal_content(v) for v in value]
+        case dict():
+            return {str(k): _normal_content(v) for k, v in value.items()}
+        case _:
+            return value
+
+
+def _normal_call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return _normal_content(call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+            canonical_json(arguments)
+        except (ValueError, RecursionError, FieldError):
+            arguments = function.get("arguments")
+    return [function.get("name"), _normal_content(arguments)]
