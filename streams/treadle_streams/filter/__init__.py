@@ -1,0 +1,23 @@
+"""Filters: which graded rows a policy selects, said as a SQL boolean expression.
+
+A filter names columns of the row (`agent`, `reward`, `split`, ...), metrics (`NAME` or `metrics.NAME`), tags (`tags.NAME`), the state of a
+metric (`state(NAME)`) and the snapshot's watermark (`now`). Columns win over metrics of the same name.
+"""
+
+from treadle_streams.filter._columns import COLUMNS, SqlType, metric_types
+from treadle_streams.filter._engine import Filter, compile
+from treadle_streams.filter._grammar import check_syntax
+from treadle_streams.filter.errors import FilterError, FilterNameError, FilterSyntaxError, FilterTypeError
+
+__all__ = [
+    "COLUMNS",
+    "Filter",
+    "FilterError",
+    "FilterNameError",
+    "FilterSyntaxError",
+    "FilterTypeError",
+    "SqlType",
+    "check_syntax",
+    "compile",
+    "metric_types",
+]
