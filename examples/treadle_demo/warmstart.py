@@ -6,6 +6,7 @@ begins near that of a random action.
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from treadle_schemas.environment import Environment, Message, Task
+from treadle_schemas.environment import Environment, Message, Task, load_environment
 from treadle_schemas.errors import SettingError
 from treadle_schemas.split import Split
 
@@ -140,3 +141,20 @@ def _right_padded(rows: Sequence[tuple[list[int], list[int]]], pad: int) -> tupl
     width = max(len(ids) for ids, _ in rows)
     padded = [(ids + [pad] * (width - len(ids)), labels + [-100] * (width - len(labels))) for ids, labels in rows]
     return torch.tensor([ids for ids, _ in padded]), torch.tensor([labels for _, labels in padded])
+
+
+def main() -> None:
+    """Write the first release of a demo: `python -m treadle_demo.warmstart --environment PKG:CLASS --seed N FOLDER`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--environment", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--held-out", type=float, default=0.1, help="held-out share of the workspace's split")
+    parser.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    split = Split(share=args.held_out)
+    warm_start(load_environment(args.environment), args.folder, seed=args.seed, split=split)
+
+
+if __name__ == "__main__":
+    main()
