@@ -3,7 +3,8 @@
 TreadleError (treadle_schemas.errors)
 └── TrainerError
     ├── RegistryError            the registry of a slot says no
-    │   ├── ReleaseMissing       no release, or no champion, of that name
+    │   ├── ReleaseMissing       no release of that name, or none of the kind that is needed
+    │   │   └── NoChampion       nothing was ever promoted in that slot
     │   ├── ReleaseTampered      a file of a release is not what its manifest says
     │   ├── ReleaseRefused       quarantined, or refused by the gate; `--force` overrules (exit 3)
     │   ├── AliasMoved           the champion is no longer the one to be replaced
@@ -29,6 +30,7 @@ __all__ = [
     "JobFailed",
     "JobStopped",
     "JobTimedOut",
+    "NoChampion",
     "NoPredecessor",
     "RegistryError",
     "ReleaseMissing",
@@ -48,7 +50,11 @@ class RegistryError(TrainerError):
 
 
 class ReleaseMissing(RegistryError):
-    """No release, or no champion, of that name."""
+    """No release of that name, or none of the kind that is needed."""
+
+
+class NoChampion(ReleaseMissing):
+    """Nothing was ever promoted in that slot: register and promote what runs today."""
 
 
 class ReleaseTampered(RegistryError):
@@ -101,3 +107,4 @@ class JobStopped(JobFailed):
     """The process was stopped because its caller is ending. The job may be run again."""
 
     retriable = True
+    exit_code = 130

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from treadle_corpus import Corpus, CorpusRef
-from treadle_schemas import ReleaseEvent, ReleaseId, Split, content_hash
+from treadle_schemas import ReleaseEvent, ReleaseId, Split, TreadleError, content_hash
 
 from treadle_trainer._alpha import spend_alpha
 from treadle_trainer._version import code_version
 from treadle_trainer.data import select_training
-from treadle_trainer.errors import AliasMoved, JobStopped, ReleaseMissing, TrainerError
+from treadle_trainer.errors import AliasMoved, JobStopped, NoChampion, ReleaseMissing
 from treadle_trainer.evaluate import Comparison, compare
 from treadle_trainer.gate import Verdict, decide
 from treadle_trainer.jobs import JobRunner, TrainSpec
@@ -68,7 +68,7 @@ class TurnReport:
     @property
     def verdict(self) -> str:
         """What the gate said, also where nothing was to be promoted: promote, reject or not_enough_evidence."""
-        return str(self.evidence["verdict"]["decision"])
+        return str(self.evidence["gate"]["decision"])
 
 
 def job_key(corpus: Corpus, policy: TrainingPolicy, label: str = "") -> str:
@@ -94,17 +94,21 @@ def run_turn(
     a candidate that it would promote is recorded as rejected, because nobody asked for its promotion.
 
     `split` is the workspace's; `label` tells turns on the same version and policy apart; `context` is kept in the evidence.
-    Raises ReleaseMissing without a champion, JobStopped when `should_stop` said so, and other TrainerErrors after recording them as failed.
+    Raises NoChampion, JobStopped when `should_stop` said so, and any other TreadleError after recording it as failed.
     """
     check_method(policy.method)
-    opened = Corpus.open(corpus)
+    try:
+        opened = Corpus.open(corpus)
+    except TreadleError as err:
+        registry.note("failed", None, actor=ACTOR, reason=str(err), evidence={**_named(corpus), **(context or {})})
+        raise
     key = job_key(opened, policy, label)
     decided = _decided(registry, key)
     if decided is not None:
         return decided
     champion = registry.champion
     if champion is None:
-        raise ReleaseMissing(
+        raise NoChampion(
             f"{registry.workspace}/{registry.slot} has no champion to train from and to compare with: register what runs today "
             "with `treadle release register FOLDER --promote`"
         )
@@ -123,8 +127,8 @@ def run_turn(
             "job": key,
             "label": label,
             "corpus": str(opened.path),
-            "corpus_version": opened.version,
-            "corpus_hash": opened.manifest.content_hash,
+            "version": opened.version,
+            "content_hash": opened.manifest.content_hash,
             "method": policy.method,
             **(context or {}),
         },
@@ -133,7 +137,7 @@ def run_turn(
         return turn.run(promote=promote)
     except JobStopped:
         raise
-    except TrainerError as err:
+    except TreadleError as err:
         registry.note("failed", turn.candidate, actor=ACTOR, reason=str(err), evidence=turn.evidence)
         raise
 
@@ -162,7 +166,7 @@ class _Turn:
             comparison = self._compared(candidate)
         with self._stage("gate"):
             verdict = self._judged(comparison)
-        self.evidence["verdict"] = asdict(verdict)
+        self.evidence["gate"] = asdict(verdict)
         return self._concluded(candidate, comparison, verdict, promote)
 
     def _registered(self) -> ReleaseId | None:
@@ -341,6 +345,12 @@ def model_folder(registry: Registry, release: ReleaseId) -> Path:
             "Name a model folder to start from (policy base), and promote it first"
         )
     return registry.folder(release)
+
+
+def _named(corpus: CorpusRef | Path | str) -> dict[str, Any]:
+    if isinstance(corpus, CorpusRef):
+        return {"corpus": str(corpus.path), "version": corpus.version}
+    return {"corpus": str(corpus), "version": None}
 
 
 def _decided(registry: Registry, key: str) -> TurnReport | None:

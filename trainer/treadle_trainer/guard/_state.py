@@ -68,6 +68,7 @@ class _Arm(msgspec.Struct):
     recent: list[float] = []
     held: list[float] = []
     test: EProcess | None = None
+    term: int = 0
     baseline: tuple[float, int] = (0.0, 0)
 
 
@@ -116,24 +117,30 @@ class GuardState:
         waiting[key] = _Waiting(due, progress.release, value)
         heapq.heappush(self._due.setdefault(partition, []), (due, *key))
 
-    def judge(self, champion: str | None, predecessor: str | None) -> Alarm | None:
-        """The alarm against `champion`, if there is one. Its floor is made once, from the predecessor's rows of that moment."""
-        arm = self._arms.get(champion or "")
-        if champion is None or arm is None:
+    def judge(self, champion: str, predecessor: str, term: int = 0) -> Alarm | None:
+        """The alarm against `champion`, if there is one.
+
+        Its floor is made once in a `term` (which time it is champion), from the predecessor's newest rows of that moment. A new term,
+        say after a person promoted it again, starts with no evidence against it.
+        """
+        arm = self._arms.get(champion)
+        if arm is None:
             return None
+        if arm.test is not None and arm.term != term:
+            arm.test = None
         if arm.test is None:
-            before = self._arms.get(predecessor or "")
-            if predecessor is None or before is None or len(before.recent) < self.policy.min_baseline:
+            before = self._arms.get(predecessor)
+            if before is None or len(before.recent) < self.policy.min_baseline:
                 return None
             baseline = sum(before.recent) / len(before.recent)
-            arm.baseline = (baseline, len(before.recent))
+            arm.baseline, arm.term = (baseline, len(before.recent)), term
             arm.test = EProcess(floor=baseline - self.policy.tolerance, alpha=self.policy.alpha)
         # the floor depends on the other arm alone, so rows that came before it may be tested after it
         for value in arm.held:
             arm.test = arm.test.add(value)
         arm.held = []
         test = arm.test
-        if test.alarmed_after is None or predecessor is None:
+        if test.alarmed_after is None:
             return None
         return Alarm(
             release=champion,

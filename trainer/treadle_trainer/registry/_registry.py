@@ -24,6 +24,7 @@ from treadle_schemas.moments import now
 from treadle_trainer._files import fsync_folder, locked, sha256_file, write_atomically
 from treadle_trainer.errors import (
     AliasMoved,
+    NoChampion,
     NoPredecessor,
     RegistryError,
     ReleaseMissing,
@@ -222,7 +223,7 @@ class Registry:
         with self._locked() as events:
             aliases = self.aliases
             if aliases.champion is None:
-                raise ReleaseMissing(f"{self.workspace}/{self.slot} has no champion to roll back from")
+                raise NoChampion(f"{self.workspace}/{self.slot} has no champion to roll back from")
             if expect is not None:
                 self._expect(aliases, expect)
             moved = aliases.rolled_back(quarantine=reason if quarantine else None)

@@ -1,0 +1,14 @@
+"""The commands of the trainer's side: name -> ("module:attribute", one line of help). Nothing is imported to list them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["COMMANDS"]
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "train": ("treadle_trainer.commands.train:train", "Train a model on a corpus version."),
+    "release": ("treadle_trainer.commands.release:release", "List, show, register, promote and roll back releases."),
+    "trainer": ("treadle_trainer.commands.services:trainer", "Run the service that trains on new corpus versions."),
+    "guard": ("treadle_trainer.commands.services:guard", "Run the service that watches the live champion."),
+}

@@ -1,0 +1,70 @@
+"""What the trainer's commands share: where the registry lies, which release is meant, telling `.releases`, ending in order."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+from treadle.cli.support import workspace_of
+from treadle.errors import LogError
+from treadle.settings import Settings
+from treadle_schemas import ReleaseId, SettingError
+
+from treadle_trainer.registry import Outbox, Registry
+
+__all__ = ["jobs_root", "log_to_stderr", "registry_root", "release_of", "slot_option", "stop_requested", "tell"]
+
+slot_option = click.option("--slot", default="main", show_default=True, help="Which model of the agent.")
+
+
+def registry_root(settings: Settings) -> Path:
+    """Where releases lie."""
+    return settings.home / "registry"
+
+
+def jobs_root(settings: Settings) -> Path:
+    """Where job folders lie. One lock there keeps two jobs off one device."""
+    return settings.home / "jobs"
+
+
+def release_of(settings: Settings, text: str, slot: str = "main") -> ReleaseId:
+    """The release that `workspace/slot/rN` names, or `rN` in the default workspace. Raises HandleError or SettingError."""
+    return ReleaseId.parse(text if "/" in text else f"{workspace_of(settings, None)}/{slot}/{text}")
+
+
+def tell(settings: Settings, registry: Registry) -> None:
+    """Publish what the registry decided. Without Kafka it stays decided, and the next service or command that has one tells it."""
+    try:
+        Outbox(registry, settings.bootstrap_servers).publish()
+    except (LogError, SettingError) as err:
+        click.echo(f"decided, but agents have not been told yet: {err}", err=True)
+
+
+def log_to_stderr() -> None:
+    """Log lines of a service."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """A question that turns true at SIGTERM or the first Ctrl-C, so that a service ends between two steps. The second one interrupts."""
+    stopped = False
+
+    def note(number: int, _: FrameType | None) -> None:
+        nonlocal stopped
+        if stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopped = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

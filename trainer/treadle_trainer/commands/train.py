@@ -1,0 +1,185 @@
+"""`treadle train PATH@vN`: one training by hand, with or without release and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from treadle.cli.support import DURATION, echo_json, json_option, pass_settings
+from treadle.settings import Settings
+from treadle_schemas import HandleError, ReleaseId, SettingError, new_id
+from treadle_schemas.codec import to_json
+
+from treadle_trainer.commands._common import jobs_root, registry_root, slot_option, stop_requested, tell
+from treadle_trainer.methods import check_method
+from treadle_trainer.policy import TrainingPolicy
+
+__all__ = ["train"]
+
+REFUSED = 3
+
+
+@click.command()
+@click.argument("reference", metavar="PATH[@vN]")
+@click.option("--method", default="sft", show_default=True, help="Training method.")
+@click.option("--from", "base", metavar="RELEASE|FOLDER", help="Model to start from. Default: the champion.")
+@click.option("--steps", type=click.IntRange(1), help="Optimiser steps.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@click.option("--batch", type=click.IntRange(1), help="Rows a step.")
+@click.option("--max-length", type=click.IntRange(2), help="Longest sequence in tokens; longer rows are left out.")
+@click.option("--newest", "newest_rows", type=click.IntRange(1), help="Train on the newest rows only.")
+@click.option("--seed", type=int, help="Seed.")
+@click.option("--timeout", "timeout_s", type=DURATION, help="Longest run, for example 30m.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the model. Default: below the jobs folder.")
+@click.option("--register", is_flag=True, help="Register the model as a release.")
+@click.option("--evaluate", is_flag=True, help="Register it and let the gate judge it; exits 3 where the gate refuses.")
+@click.option("--workspace", "-w", metavar="NAME", help="Workspace of release and champion. Default: the corpus's.")
+@slot_option
+@json_option
+@pass_settings
+def train(
+    settings: Settings,
+    /,
+    reference: str,
+    method: str,
+    base: str | None,
+    out: Path | None,
+    register: bool,
+    evaluate: bool,
+    workspace: str | None,
+    slot: str,
+    as_json: bool,
+    **overrides: Any,
+) -> int:
+    """Train on the train side of a corpus version.
+
+    The settings are those of the slot's policy, where it has one, with the options on top. Only rows with a reward above zero are learned
+    from, and only what the agent wrote in them. Held-out rows are never trained on.
+    """
+    check_method(method)
+    if out is not None and evaluate:
+        raise click.UsageError("--evaluate keeps the model as a release; --out has no place beside it")
+    if out is not None and out.exists() and any(out.iterdir()):
+        raise SettingError(f"--out {out}: is not empty; a model is never written over another")
+    from treadle_corpus import Corpus, parse_ref
+
+    corpus = Corpus.open(parse_ref(reference, settings.corpus_root))
+    workspace = workspace or corpus.manifest.workspace
+    given = {name: value for name, value in overrides.items() if value is not None}
+    stored = TrainingPolicy.load(registry_root(settings), workspace, slot) or TrainingPolicy()
+    policy = stored.changed({**given, "method": method})
+    if base is not None:
+        policy = policy.changed({"base": str(_base_folder(settings, base))})
+    if evaluate:
+        return _evaluated(settings, corpus, policy, workspace, slot, as_json)
+    return _trained(settings, corpus, policy, workspace, slot, out, register, as_json)
+
+
+def _trained(
+    settings: Settings,
+    corpus: Any,
+    policy: TrainingPolicy,
+    workspace: str,
+    slot: str,
+    out: Path | None,
+    register: bool,
+    as_json: bool,
+) -> int:
+    from treadle_trainer.data import select_training
+    from treadle_trainer.errors import NoChampion
+    from treadle_trainer.jobs import JobRunner
+    from treadle_trainer.registry import Registry
+    from treadle_trainer.turn import model_folder, register_candidate, train_spec
+
+    registry = Registry(registry_root(settings), workspace, slot)
+    parent = registry.champion
+    if policy.base is not None:
+        start = Path(policy.base)
+    elif parent is not None:
+        start = model_folder(registry, parent)
+    else:
+        raise NoChampion(
+            f"{workspace}/{slot} has no champion to start from; name a model with --from RELEASE or --from FOLDER"
+        )
+    with JobRunner(jobs_root(settings)) as runner, stop_requested() as should_stop:
+        name = f"train-{new_id()}"
+        folder = runner.prepare(name)
+        selection = select_training(corpus, folder / "rows.jsonl", newest_rows=policy.newest_rows)
+        target = (out or folder / "model").absolute()
+        spec = train_spec(policy, start, selection.path, target)
+        result = runner.run(name, spec, timeout_s=policy.timeout_s, on_progress=_show_progress, should_stop=should_stop)
+        runner.discard(name, "trl", "rows.jsonl")
+    training = {"rows": selection.rows, **result}
+    report: dict[str, Any] = {"corpus": str(corpus.path), "version": corpus.version, "model": str(target), **training}
+    if register:
+        release = register_candidate(registry, target, corpus, policy, start, parent, training, actor="user")
+        tell(settings, registry)
+        report["release"] = str(release)
+    if as_json:
+        echo_json(report)
+    else:
+        click.echo(
+            f"trained on {training['examples']} examples ({training['trained_tokens']} tokens), "
+            f"loss {training['first_loss']} -> {training['last_loss']}: {report.get('release', target)}"
+        )
+    return 0
+
+
+def _evaluated(
+    settings: Settings, corpus: Any, policy: TrainingPolicy, workspace: str, slot: str, as_json: bool
+) -> int:
+    from treadle_corpus import CorpusRef
+
+    from treadle_trainer._workspace import workspace_settings
+    from treadle_trainer.jobs import JobRunner
+    from treadle_trainer.registry import Registry
+    from treadle_trainer.turn import run_turn
+
+    registry = Registry(registry_root(settings), workspace, slot)
+    split = workspace_settings(settings.bootstrap_servers, workspace).split
+    with JobRunner(jobs_root(settings)) as runner, stop_requested() as should_stop:
+        report = run_turn(
+            CorpusRef(corpus.path, corpus.version),
+            policy,
+            registry,
+            split=split,
+            runner=runner,
+            promote=False,
+            label="by hand",
+            on_progress=_show_progress,
+            should_stop=should_stop,
+        )
+    tell(settings, registry)
+    if as_json:
+        echo_json({"verdict": report.verdict, **to_json(report.event)})
+    else:
+        click.echo(f"{report.candidate}: {report.evidence['gate']['reason']} (gate: {report.verdict})")
+        if report.verdict == "promote":
+            click.echo(f"`treadle release promote {report.candidate} --reason ...` makes it the champion", err=True)
+    return 0 if report.verdict == "promote" else REFUSED
+
+
+def _base_folder(settings: Settings, text: str) -> Path:
+    from treadle_trainer.registry import Registry
+    from treadle_trainer.turn import model_folder
+
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    try:
+        release = ReleaseId.parse(text)
+    except HandleError:
+        raise SettingError(f"--from {text!r}: is no folder and no release (workspace/slot/rN)") from None
+    registry = Registry(registry_root(settings), release.workspace, release.slot)
+    registry.verify(release)
+    return model_folder(registry, release)
+
+
+def _show_progress(values: dict[str, Any]) -> None:
+    words = " ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+        if name != "t"
+    )
+    click.echo(words, err=True)

@@ -1,0 +1,236 @@
+"""The guard as a process: follows `.progress`, asks the fold about each champion, and rolls back.
+
+Its position and the fold are saved together, so a restart goes on where it was; a rollback that was done before a crash is not done
+twice, since it is a compare-and-set on the release that the evidence is about.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+from treadle.errors import LogError
+from treadle.log import Admin, Partition, Record, TailReader
+from treadle_schemas import ContractError, Progress, TreadleError, WorkspaceSettings, content_hash
+from treadle_schemas.codec import PROGRESS, decode, to_json
+from treadle_schemas.ids import ReleaseId
+from treadle_schemas.topics import topic
+
+from treadle_trainer._files import write_atomically
+from treadle_trainer._workspace import workspace_settings
+from treadle_trainer.errors import AliasMoved
+from treadle_trainer.guard._state import Alarm, GuardState
+from treadle_trainer.policy import GuardPolicy, TrainingPolicy
+from treadle_trainer.registry import Outbox, Registry, slots
+
+__all__ = ["GuardService"]
+
+log = logging.getLogger("treadle.guard")
+
+POLL_S = 0.2
+SAVE_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0
+"""How often policies are read anew and new workspaces looked for."""
+RETRY_S = 1.0
+
+
+class GuardService:
+    """Guards every slot below the registry root that has a guard policy, or those of one workspace."""
+
+    def __init__(self, registry_root: Path, bootstrap_servers: str, workspace: str | None = None) -> None:
+        self._root = registry_root
+        self._servers = bootstrap_servers
+        self._workspace = workspace
+        self._watches: dict[str, _Watch] = {}
+        self._looked = -LOOK_EVERY_S
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Watch until told to stop. An unreachable Kafka is waited for."""
+        try:
+            while not should_stop():
+                if not self.tick():
+                    time.sleep(POLL_S)
+        finally:
+            self.close()
+
+    def tick(self) -> bool:
+        """One look at every workspace: read, fold, judge. False where there is nothing to watch or nothing can be reached."""
+        self._look_for_workspaces()
+        alive = False
+        for name, watch in list(self._watches.items()):
+            try:
+                watch.tick(POLL_S / len(self._watches))
+                alive = True
+            except TreadleError as err:
+                log.warning("%s: %s", name, err)
+                self._watches.pop(name).close()
+                self._looked = time.monotonic() - LOOK_EVERY_S + RETRY_S
+        return alive
+
+    def close(self) -> None:
+        """Save where each fold is and let go."""
+        while self._watches:
+            self._watches.popitem()[1].close()
+
+    def _look_for_workspaces(self) -> None:
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        wanted: dict[str, dict[str, GuardPolicy]] = {}
+        for workspace, slot in slots(self._root, self._workspace):
+            try:
+                policy = TrainingPolicy.load(self._root, workspace, slot)
+            except TreadleError as err:
+                log.warning("%s/%s: %s", workspace, slot, err)
+                continue
+            if policy is not None and policy.guard is not None:
+                wanted.setdefault(workspace, {})[slot] = policy.guard
+        for workspace, policies in wanted.items():
+            known = self._watches.get(workspace)
+            if known is not None and known.policies == policies:
+                continue
+            if known is not None:
+                self._watches.pop(workspace).close()
+            try:
+                self._watches[workspace] = _Watch(self._root, self._servers, workspace, policies)
+            except TreadleError as err:
+                log.warning("%s: %s", workspace, err)
+        for workspace in set(self._watches) - set(wanted):
+            self._watches.pop(workspace).close()
+
+
+class _Saved(msgspec.Struct):
+    fingerprint: str
+    positions: dict[int, int]
+    slots: dict[str, msgspec.Raw]
+
+
+class _Watch:
+    """One workspace."""
+
+    def __init__(self, root: Path, servers: str, workspace: str, policies: dict[str, GuardPolicy]) -> None:
+        self.workspace = workspace
+        self.policies = policies
+        self._path = root / workspace / "guard.json"
+        self._registries = {slot: Registry(root, workspace, slot) for slot in policies}
+        self._outboxes = {slot: Outbox(registry, servers) for slot, registry in self._registries.items()}
+        self._published_size = dict.fromkeys(policies, -1)
+        settings = workspace_settings(servers, workspace)
+        self._fingerprint = content_hash(
+            [
+                {slot: to_json(policy) for slot, policy in policies.items()},
+                to_json(settings)["metrics"],
+                settings.created_at,
+            ]
+        )
+        self._topic = topic(workspace, "progress")
+        positions = self._positions(servers)
+        self._states = self._fresh(settings)
+        saved = self._read_saved()
+        if saved is not None and all(positions[p][0] <= o <= positions[p][1] for p, o in saved.positions.items()):
+            for slot, state in self._states.items():
+                state.restore(bytes(saved.slots[slot]))
+            start = {p: saved.positions.get(p, low) for p, (low, _) in positions.items()}
+        else:
+            start = {p: low for p, (low, _) in positions.items()}
+        self._reader = TailReader(servers, {(self._topic, p): offset for p, offset in start.items()})
+        self._caught_up = False
+        self._saved = time.monotonic()
+        self._dirty = False
+        log.info("%s: guarding %s from offsets %s", workspace, ", ".join(sorted(policies)), start)
+
+    def tick(self, timeout_s: float) -> None:
+        """Read what is there, fold it, judge the champions, publish, now and then save."""
+        for record in self._reader.poll(timeout_s):
+            self._observe(record)
+            self._dirty = True
+        self._caught_up = self._caught_up or len(self._reader.at_end) == len(self._reader.positions)
+        if self._caught_up:  # half a history would make a floor of too few rows
+            for slot, registry in self._registries.items():
+                self._judge(slot, registry)
+        for slot in self._registries:
+            self._publish(slot)
+        if self._dirty and time.monotonic() - self._saved > SAVE_EVERY_S:
+            self._save()
+
+    def close(self) -> None:
+        """Save and let go."""
+        self._reader.close()
+        if self._dirty:
+            self._save()
+
+    def _observe(self, record: Record) -> None:
+        progress: Progress | None = None
+        try:
+            event = decode(record.value, record.headers)
+            if event.type == PROGRESS:
+                progress = msgspec.convert(event.data, Progress)
+        except (ContractError, msgspec.ValidationError) as err:
+            # its time still moves the clock; its content is nothing this version can weigh
+            log.error("%s[%d]@%d is not understood: %s", record.topic, record.partition, record.offset, err)
+        for state in self._states.values():
+            state.observe(record.partition, record.timestamp_ms, progress)
+
+    def _judge(self, slot: str, registry: Registry) -> None:
+        aliases = registry.aliases
+        if aliases.champion is None or aliases.predecessor is None:
+            return
+        champion, predecessor = registry.id(aliases.champion), registry.id(aliases.predecessor)
+        term = aliases.entries[-1].sequence if aliases.entries else 0
+        alarm = self._states[slot].judge(str(champion), str(predecessor), term)
+        if alarm is not None:
+            self._roll_back(registry, champion, alarm)
+
+    def _roll_back(self, registry: Registry, champion: ReleaseId, alarm: Alarm) -> None:
+        reason = (
+            f"live {alarm.metric} {alarm.live_mean:.3f} over {alarm.after_rows} rows is below the floor {alarm.floor:.3f} "
+            f"({alarm.predecessor} had {alarm.baseline:.3f} over {alarm.baseline_rows}), both at {alarm.age_s:g} s of age"
+        )
+        try:
+            event = registry.rollback(reason, expect=champion, actor="guard", evidence={"guard": asdict(alarm)})
+        except AliasMoved as err:
+            log.info("%s: no rollback needed: %s", champion, err)
+            return
+        log.warning("%s rolled back to %s: %s", champion, event.champion, reason)
+
+    def _publish(self, slot: str) -> None:
+        audit = self._registries[slot].path / "audit.jsonl"
+        size = audit.stat().st_size if audit.exists() else 0
+        if size == self._published_size[slot]:
+            return
+        try:
+            self._outboxes[slot].publish()
+            self._published_size[slot] = size
+        except LogError as err:
+            log.warning("%s/%s: not yet told on .releases: %s", self.workspace, slot, err)
+
+    def _positions(self, servers: str) -> dict[int, tuple[int, int]]:
+        admin = Admin(servers)
+        count = admin.partitions().get(self._topic, 0)
+        if not count:
+            raise LogError(f"{self._topic} does not exist (yet)", retriable=True)
+        partitions: list[Partition] = [(self._topic, p) for p in range(count)]
+        starts, ends = admin.start_offsets(partitions), admin.end_offsets(partitions)
+        return {p: (starts[self._topic, p], ends[self._topic, p]) for p in range(count)}
+
+    def _fresh(self, settings: WorkspaceSettings) -> dict[str, GuardState]:
+        return {
+            slot: GuardState(slot, policy, settings.metric(policy.metric)) for slot, policy in self.policies.items()
+        }
+
+    def _read_saved(self) -> _Saved | None:
+        try:
+            saved = msgspec.json.decode(self._path.read_bytes(), type=_Saved)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None  # folded anew from the log
+        return saved if saved.fingerprint == self._fingerprint and set(saved.slots) == set(self.policies) else None
+
+    def _save(self) -> None:
+        positions = {p: offset for (_, p), offset in self._reader.positions.items()}
+        states = {slot: msgspec.Raw(state.save()) for slot, state in self._states.items()}
+        write_atomically(self._path, msgspec.json.encode(_Saved(self._fingerprint, positions, states)))
+        self._saved, self._dirty = time.monotonic(), False

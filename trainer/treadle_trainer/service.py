@@ -1,0 +1,249 @@
+"""The trainer as a process: new corpus versions wake it, one job at a time, and every decision is told on `.releases`.
+
+It keeps little: how far it has read `.snapshots` for each slot, written after the turn that the records asked for. What was decided lies in
+the registry, so a turn that a crash cut short is found unfinished and done, and one that was finished is not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from treadle.errors import LogError
+from treadle.log import Admin, Record, TailReader
+from treadle_corpus import CorpusRef
+from treadle_schemas import ContractError, SnapshotRecord, TreadleError
+from treadle_schemas.codec import SNAPSHOT, decode
+from treadle_schemas.topics import topic
+
+from treadle_trainer._files import write_atomically
+from treadle_trainer._workspace import workspace_settings
+from treadle_trainer.errors import JobStopped, NoChampion
+from treadle_trainer.jobs import JobRunner
+from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.registry import Outbox, Registry, slots
+from treadle_trainer.turn import TurnReport, run_turn
+
+__all__ = ["TrainerService"]
+
+log = logging.getLogger("treadle.trainer")
+
+POLL_S = 0.2
+LOOK_EVERY_S = 2.0
+RETRY_S = 2.0
+
+
+class TrainerService:
+    """Trains for every slot below the registry root that has a policy, or for those of one workspace."""
+
+    def __init__(
+        self, registry_root: Path, jobs: JobRunner, bootstrap_servers: str, workspace: str | None = None
+    ) -> None:
+        self._root = registry_root
+        self._runner = jobs
+        self._servers = bootstrap_servers
+        self._workspace = workspace
+        self._desks: dict[tuple[str, str], _Desk] = {}
+        self._looked = -LOOK_EVERY_S
+
+    def run(self, should_stop: Callable[[], bool], *, once: bool = False) -> None:
+        """Serve until told to stop; with `once`, until nothing is left to do. An unreachable Kafka is waited for."""
+        self._runner.warm()
+        try:
+            while not should_stop():
+                busy = self.tick(should_stop)
+                if once and not busy and all(desk.idle for desk in self._desks.values()):
+                    return
+        finally:
+            for desk in self._desks.values():
+                desk.close()
+            self._desks.clear()
+
+    def tick(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """One look at every slot: read `.snapshots`, do at most one turn each, publish. True where a turn was done."""
+        self._look_for_slots()
+        if not self._desks:
+            time.sleep(POLL_S)
+        worked = False
+        for name, desk in list(self._desks.items()):
+            try:
+                worked = desk.tick(POLL_S / len(self._desks), should_stop) or worked
+            except JobStopped:
+                log.info("%s/%s: stopped in the middle of a turn; it is done anew at the next start", *name)
+                return False
+            except LogError as err:
+                log.warning("%s/%s: %s", *name, err)
+                self._desks.pop(name).close()
+                self._looked = time.monotonic() - LOOK_EVERY_S + RETRY_S
+        return worked
+
+    def _look_for_slots(self) -> None:
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        for workspace, slot in slots(self._root, self._workspace):
+            if (workspace, slot) in self._desks or not (self._root / workspace / slot / "policy.json").exists():
+                continue
+            try:
+                self._desks[workspace, slot] = _Desk(self._root, self._servers, workspace, slot, self._runner)
+            except TreadleError as err:
+                log.warning("%s/%s: %s", workspace, slot, err)
+
+
+class _State(msgspec.Struct):
+    """trainer.json: the next offset of `.snapshots`, and by corpus the newly settled rows that have not led to a turn yet."""
+
+    position: int = 0
+    new_rows: dict[str, int] = {}
+
+
+class _Desk:
+    """One slot."""
+
+    def __init__(self, root: Path, servers: str, workspace: str, slot: str, runner: JobRunner) -> None:
+        self.name = f"{workspace}/{slot}"
+        self._root, self._servers, self._workspace, self._slot = root, servers, workspace, slot
+        self._runner = runner
+        self._registry = Registry(root, workspace, slot)
+        self._outbox = Outbox(self._registry, servers)
+        self._path = self._registry.path / "trainer.json"
+        self._state = self._read_state()
+        self._topic = topic(workspace, "snapshots")
+        self._newest: dict[str, tuple[SnapshotRecord, Record]] = {}
+        self._told = ""
+        self._retry_at = 0.0
+        self._published_size = -1
+        where = (self._topic, 0)
+        admin = Admin(servers)
+        if self._topic not in admin.partitions():
+            raise LogError(f"{self._topic} does not exist (yet)", retriable=True)
+        start, end = admin.start_offsets([where])[where], admin.end_offsets([where])[where]
+        if not start <= self._state.position <= end:  # another topic of that name: the workspace was made anew
+            self._state = _State(position=start)
+        self._reader = TailReader(servers, {where: self._state.position})
+        log.info("%s: waiting for corpus versions from offset %d", self.name, self._state.position)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything on `.snapshots` has been seen and nothing is left to train on."""
+        return bool(self._reader.at_end) and not self._newest
+
+    def tick(self, timeout_s: float, should_stop: Callable[[], bool]) -> bool:
+        """Read; with everything read, do the next turn that is due. True where one was done."""
+        self._publish()
+        for record in self._reader.poll(timeout_s):
+            self._take(record)
+        if not self._reader.at_end or not self._newest or time.monotonic() < self._retry_at:
+            return False
+        try:
+            policy = TrainingPolicy.load(self._root, self._workspace, self._slot)
+        except TreadleError as err:
+            self._wait(str(err))
+            return False
+        if policy is None:
+            return False
+        worked = self._turns(policy, should_stop)
+        self._publish()
+        return worked
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._reader.close()
+
+    def _take(self, record: Record) -> None:
+        try:
+            event = decode(record.value, record.headers)
+            if event.type != SNAPSHOT:
+                return
+            snapshot = msgspec.convert(event.data, SnapshotRecord)
+        except (ContractError, msgspec.ValidationError) as err:
+            log.error("%s@%d is not understood: %s", record.topic, record.offset, err)
+            return
+        # several versions at once: the newest holds all their rows
+        self._state.new_rows[snapshot.corpus] = self._state.new_rows.get(snapshot.corpus, 0) + snapshot.new_rows
+        self._newest[snapshot.corpus] = (snapshot, record)
+
+    def _turns(self, policy: TrainingPolicy, should_stop: Callable[[], bool]) -> bool:
+        worked = False
+        for corpus, (snapshot, record) in list(self._newest.items()):
+            wanted = policy.corpus is None or Path(policy.corpus).absolute() == Path(corpus).absolute()
+            if wanted and self._state.new_rows[corpus] >= policy.min_new_rows:
+                if not self._turn(policy, snapshot, record, should_stop):
+                    return False
+                worked = True
+                self._state.new_rows[corpus] = 0
+            del self._newest[corpus]
+        # everything read has been dealt with: only now may a restart skip it
+        self._state.position = self._reader.positions[self._topic, 0]
+        write_atomically(self._path, msgspec.json.encode(self._state))
+        return worked
+
+    def _turn(
+        self, policy: TrainingPolicy, snapshot: SnapshotRecord, record: Record, should_stop: Callable[[], bool]
+    ) -> bool:
+        """Do one turn. False where it cannot be done yet; a turn that failed is recorded and counts as done."""
+        ref = CorpusRef(Path(snapshot.corpus), snapshot.version)
+        context: dict[str, Any] = {
+            "snapshot": {
+                "created_at": snapshot.created_at,
+                "last_append_ms": snapshot.last_append_ms,
+                "offset": record.offset,
+                "seen_ms": time.time_ns() // 1_000_000,
+                "append_ms": record.timestamp_ms,
+            }
+        }
+        try:
+            settings = workspace_settings(self._servers, self._workspace)
+            log.info("%s: training on %s", self.name, ref)
+            report = run_turn(
+                ref,
+                policy,
+                self._registry,
+                split=settings.split,
+                runner=self._runner,
+                context=context,
+                should_stop=should_stop,
+            )
+        except (JobStopped, LogError):
+            raise
+        except NoChampion as err:
+            self._wait(str(err))
+            return False
+        except TreadleError as err:
+            log.error("%s: the turn on %s failed: %s", self.name, ref, err)
+            self._told = ""
+            return True
+        self._told = ""
+        _log_report(self.name, ref, report)
+        return True
+
+    def _wait(self, why: str) -> None:
+        if why != self._told:  # once, not every two seconds
+            log.warning("%s: waiting: %s", self.name, why)
+        self._told, self._retry_at = why, time.monotonic() + RETRY_S
+
+    def _publish(self) -> None:
+        audit = self._registry.path / "audit.jsonl"
+        size = audit.stat().st_size if audit.exists() else 0
+        if size == self._published_size:
+            return
+        try:
+            self._outbox.publish()
+            self._published_size = size
+        except LogError as err:
+            log.warning("%s: not yet told on .releases: %s", self.name, err)
+
+    def _read_state(self) -> _State:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_State)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return _State()  # the registry knows what was decided
+
+
+def _log_report(name: str, ref: CorpusRef, report: TurnReport) -> None:
+    again = " (decided before)" if report.repeated else ""
+    log.info("%s: %s on %s: %s%s: %s", name, report.candidate, ref, report.decision, again, report.reason)
