@@ -1,0 +1,305 @@
+"""The fenced lane: one thread that polls, plans, commits and applies, for the partitions that Faust says are ours.
+
+Faust's loop talks to it through `assign` and `revoke` only. A batch is planned on state of one assignment and sent with that assignment's
+generation; whatever ends an assignment drops what was not committed, and the next one reads it again from the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final
+
+from treadle.log import Admin
+from treadle_schemas.moments import now
+from treadle_schemas.workspace import WorkspaceSettings
+
+from treadle_streams.join import INPUTS, Arrival, Grading, Meta, Plan, plan
+from treadle_streams.worker._clockwork import Reading, View
+from treadle_streams.worker._faults import Faults
+from treadle_streams.worker._inputs import Inputs
+from treadle_streams.worker._recovery import Overtaken, recover
+from treadle_streams.worker._settings import WorkerSettings
+from treadle_streams.worker._store import PartitionStore
+from treadle_streams.worker._transaction import Membership, Transactions
+from treadle_streams.worker.errors import WorkerStuck
+
+__all__ = ["Lane"]
+
+_log = logging.getLogger(__name__)
+
+REFUSED_PATIENCE_S: Final = 60.0
+"""After a refused batch the group must give a new assignment within this time, or the worker ends."""
+
+
+@dataclass(slots=True)
+class _Assign:
+    epoch: int
+    generation: int
+    member_id: str
+    databases: Mapping[int, Any]
+    done: Future[bool]
+
+
+@dataclass(slots=True)
+class _Revoke:
+    done: Future[bool]
+
+
+@dataclass(slots=True)
+class _Close:
+    done: Future[bool]
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one partition has to plan in a batch."""
+
+    arrivals: list[Arrival]
+    positions: dict[str, int]
+    at_end_ms: dict[str, int]
+
+
+class Lane(threading.Thread):
+    """See the module. `generation` says the group's generation as Faust knows it now; `failed` ends the process."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        workspace: WorkspaceSettings,
+        generation: Callable[[], int],
+        reading: Callable[[], Reading],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(name="treadle-lane", daemon=True)
+        self._settings = settings
+        self._workspace = workspace
+        self._grading = Grading(workspace)
+        self._generation = generation
+        self._reading = reading
+        self._failed = failed
+        self._faults = Faults()
+        self._mail: queue.SimpleQueue[_Assign | _Revoke | _Close] = queue.SimpleQueue()
+        self._epoch = 0
+        self._stores: dict[int, PartitionStore] = {}
+        self._metas: dict[int, Meta] = {}
+        self._behind: set[int] = set()
+        self._member: Membership | None = None
+        self._refused_at: float | None = None
+        self._read_number = 0
+        self.view = View()
+        """What the lane is at; replaced, never changed."""
+        self.ticked = time.monotonic()
+        """When the lane last made progress, or found nothing to do."""
+
+    # Called from Faust's loop.
+
+    def assign(self, generation: int, member_id: str, databases: Mapping[int, Any]) -> Future[bool]:
+        """Take partitions over. The future tells whether their state was rebuilt, or another assignment came first."""
+        self._epoch += 1
+        done: Future[bool] = Future()
+        self._mail.put(_Assign(self._epoch, generation, member_id, databases, done))
+        return done
+
+    def revoke(self) -> Future[bool]:
+        """Let go of everything; done when no transaction of the old assignment is under way and its databases are free."""
+        self._epoch += 1
+        done: Future[bool] = Future()
+        self._mail.put(_Revoke(done))
+        return done
+
+    def close(self) -> Future[bool]:
+        """End the thread after the batch under way."""
+        self._epoch += 1
+        done: Future[bool] = Future()
+        self._mail.put(_Close(done))
+        return done
+
+    # The thread.
+
+    def run(self) -> None:
+        """The thread: whatever it cannot handle ends the process."""
+        try:
+            self._run()
+        except BaseException as err:
+            self._failed(err)
+
+    def _run(self) -> None:
+        self._transactions = Transactions(self._settings, self._faults)
+        self._inputs = Inputs(self._settings.servers, self._settings.workspace)
+        self._admin = Admin(self._settings.servers)
+        while True:
+            self.ticked = time.monotonic()
+            message = self._next_message()
+            match message:
+                case _Close(done):
+                    self._drop("waiting")
+                    self._inputs.close()
+                    done.set_result(True)
+                    return
+                case _Revoke(done):
+                    self._drop("waiting")
+                    self._refused_at = None
+                    done.set_result(True)
+                case _Assign():
+                    message.done.set_result(self._take_over(message))
+                case None if self._member is not None:
+                    self._turn()
+                case None:
+                    self._expect_assignment()
+
+    def _next_message(self) -> _Assign | _Revoke | _Close | None:
+        try:
+            return self._mail.get_nowait() if self._member is not None else self._mail.get(timeout=0.2)
+        except queue.Empty:
+            return None
+
+    def _take_over(self, asked: _Assign) -> bool:
+        self._drop("recovering")
+
+        def current() -> bool:
+            self.ticked = time.monotonic()
+            return self._epoch == asked.epoch and self._generation() == asked.generation
+
+        started = time.monotonic()
+        try:
+            identity = self._workspace.created_at
+            self._stores = {p: PartitionStore(db, identity) for p, db in asked.databases.items()}
+            self._metas, self._behind = recover(self._settings, self._admin, self._stores, current)
+        except Overtaken:
+            self._drop("waiting")
+            return False
+        self._member = Membership(asked.generation, asked.member_id)
+        self._inputs.assign({(k, p): m.offsets.get(k, 0) for p, m in self._metas.items() for k in INPUTS})
+        self._read_number = self._reading().number
+        _log.info(
+            "generation %d: took over partitions %s in %.2f s",
+            asked.generation,
+            sorted(self._stores),
+            time.monotonic() - started,
+        )
+        self._show("running")
+        return True
+
+    def _turn(self) -> None:
+        """Poll, then commit what came in transactions of bounded size; once a second also what time alone brings."""
+        arrivals = self._inputs.poll(self._settings.batch_records, self._settings.gather_s)
+        reading = self._reading()
+        fresh = reading.number != self._read_number
+        self._read_number = reading.number
+        *most, last = _slices(arrivals, self._settings.batch_bytes)
+        for part in most:
+            if not self._batch({p: _Work(records, {}, {}) for p, records in _by_partition(part).items()}):
+                return
+        by_partition = _by_partition(last)
+        work = {
+            p: self._work(p, by_partition.get(p, []), reading, fresh) for p in self._metas if fresh or p in by_partition
+        }
+        self._batch(work)
+
+    def _work(self, partition: int, arrivals: list[Arrival], reading: Reading, fresh: bool) -> _Work:
+        # everything polled is in this batch, so the consumer's positions are the partition's
+        positions: dict[str, int] = {k: self._inputs.positions[k, partition] for k in INPUTS}
+        ends: dict[str, int] = {}
+        if fresh and partition in reading.broker_ms:
+            at = reading.broker_ms[partition]
+            ends = {k: at for k in INPUTS if positions[k] >= reading.ends[k, partition]}
+        return _Work(arrivals, positions, ends)
+
+    def _batch(self, work: Mapping[int, _Work]) -> bool:
+        """Plan and commit, and again while time has made more rows due. False: the assignment is over."""
+        todo = dict(work)
+        while todo:
+            plans = [self._plan(partition, one) for partition, one in todo.items()]
+            if not self._commit(plans, timers_only=not any(one.arrivals for one in todo.values())):
+                return False
+            todo = {made.partition: _Work([], {}, {}) for made in plans if made.more}
+        return True
+
+    def _plan(self, partition: int, work: _Work) -> Plan:
+        return plan(
+            partition,
+            self._metas[partition],
+            self._stores[partition],
+            work.arrivals,
+            self._grading,
+            graded_at=now(),
+            positions=work.positions,
+            at_end_ms=work.at_end_ms,
+        )
+
+    def _commit(self, plans: Iterable[Plan], *, timers_only: bool) -> bool:
+        member = self._member
+        epoch = self._epoch
+        assert member is not None
+        real: list[Plan] = []
+        for made in plans:
+            if made.empty and made.partition not in self._behind:
+                self._metas[made.partition] = made.meta  # only its clock moved; a restart finds it again
+            else:
+                real.append(made)
+        if real:
+            self._faults.batch += 1
+            self._faults.timers_only = timers_only
+            metas = {made.partition: made.meta.encode() for made in real}
+            # 2. to 6., see _transaction
+            logged = self._transactions.run(real, metas, member)
+            if logged is None:
+                _log.warning("generation %d: a batch was refused, its partitions are no longer ours", member[0])
+                self._refused_at = time.monotonic()
+                self._drop("waiting")
+                return False
+            if self._generation() != member[0]:
+                # committed, but no longer ours: the next owner, perhaps we, reads it from the changelog
+                self._drop("waiting")
+                return False
+            # 7. local
+            for made in real:
+                self._stores[made.partition].apply(made, metas[made.partition], logged[made.partition])
+                self._metas[made.partition] = made.meta
+                self._behind.discard(made.partition)
+            self._faults.after("local")
+        self._show("running")
+        self.ticked = time.monotonic()
+        return self._epoch == epoch
+
+    def _drop(self, state: str) -> None:
+        self._member = None
+        self._inputs.assign({})
+        self._stores = {}
+        self._metas = {}
+        self._behind = set()
+        self._show(state)
+
+    def _show(self, state: str) -> None:
+        generation = self._member[0] if self._member is not None else -1
+        self.view = View(state, generation, dict(self._metas), self._faults.batch)
+
+    def _expect_assignment(self) -> None:
+        if self._refused_at is not None and time.monotonic() - self._refused_at > REFUSED_PATIENCE_S:
+            raise WorkerStuck(f"a batch was refused and no assignment came for {REFUSED_PATIENCE_S:g} s")
+
+
+def _slices(arrivals: list[Arrival], limit_bytes: int) -> list[list[Arrival]]:
+    """The arrivals in parts of bounded size, in order; at least one part, perhaps empty."""
+    parts: list[list[Arrival]] = [[]]
+    size = 0
+    for arrival in arrivals:
+        size += len(arrival.value or b"")
+        if size > limit_bytes and parts[-1]:
+            parts.append([])
+            size = len(arrival.value or b"")
+        parts[-1].append(arrival)
+    return parts
+
+
+def _by_partition(arrivals: Iterable[Arrival]) -> dict[int, list[Arrival]]:
+    out: dict[int, list[Arrival]] = {}
+    for arrival in arrivals:
+        out.setdefault(arrival.partition, []).append(arrival)
+    return out

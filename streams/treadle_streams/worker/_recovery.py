@@ -1,0 +1,150 @@
+"""Taking partitions over: the changelog is replayed to the end that was seen after the assignment, then META says where to read on.
+
+The end is asked for read uncommitted, so it lies past everything that can still be committed. The replay reads committed and is done when
+its position (which a PARTITION_EOF carries past markers and aborted batches) has reached that end. A transaction that an owner left open
+when it died is waited for: it times out in five seconds.
+"""
+
+# The names below are confluent-kafka's documented public ones; its type information marks the re-exports as private.
+# pyright: reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from treadle.errors import LogError
+from treadle.log import Admin
+from treadle_schemas import topics
+
+from treadle_streams.join import INPUTS, Meta
+from treadle_streams.worker._settings import WorkerSettings
+from treadle_streams.worker._store import PartitionStore
+from treadle_streams.worker.errors import StateLost
+
+__all__ = ["Overtaken", "recover"]
+
+_RETRY_S: Final = 0.2
+_PATIENCE_S: Final = 60.0
+"""How long questions to the broker are repeated while it is away."""
+
+
+class Overtaken(Exception):
+    """The assignment changed while its state was being rebuilt. No error, so no part of the tree."""
+
+
+def recover(
+    settings: WorkerSettings, admin: Admin, stores: Mapping[int, PartitionStore], current: Callable[[], bool]
+) -> tuple[dict[int, Meta], set[int]]:
+    """META of each partition, and the partitions whose group position is not what META says.
+
+    `current` says whether the assignment still stands; it is asked often. Raises Overtaken, StateLost, LogError.
+    """
+    if not stores:
+        return {}, set()
+    changelog = settings.changelog
+    ends = _asked(current, lambda: admin.end_offsets((changelog, p) for p in stores))
+    left = {}
+    for partition, store in stores.items():
+        end = ends[changelog, partition]
+        if store.applied > end:
+            store.clear()  # a changelog shorter than what was applied is another one
+        if store.applied < end:
+            left[partition] = end
+    if left:
+        _replay(settings, {p: stores[p] for p in left}, left, current)
+    return _checked(settings, admin, stores, current)
+
+
+def _replay(
+    settings: WorkerSettings,
+    stores: Mapping[int, PartitionStore],
+    ends: Mapping[int, int],
+    current: Callable[[], bool],
+) -> None:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.servers,
+            "group.id": settings.group + ".reader",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 50,
+            "fetch.error.backoff.ms": 50,
+            "fetch.message.max.bytes": 4 * 1024 * 1024,
+            "queued.max.messages.kbytes": 64 * 1024,
+            "log_level": 0,
+        }
+    )
+    left = set(ends)
+    try:
+        consumer.assign([TopicPartition(settings.changelog, p, stores[p].applied) for p in left])
+        while left:
+            if not current():
+                raise Overtaken
+            by_partition: dict[int, list[Message]] = {}
+            for message in consumer.consume(5_000, 0.05):
+                error, partition = message.error(), message.partition() or 0
+                if error is None:
+                    by_partition.setdefault(partition, []).append(message)
+                elif error.code() == KafkaError._PARTITION_EOF and (message.offset() or 0) >= ends[partition]:
+                    left.discard(partition)
+            for partition, messages in by_partition.items():
+                stores[partition].replay(
+                    ((m.key(), m.value()) for m in messages),
+                    messages[-1].offset() or 0,
+                )
+    finally:
+        consumer.close()
+
+
+def _checked(
+    settings: WorkerSettings, admin: Admin, stores: Mapping[int, PartitionStore], current: Callable[[], bool]
+) -> tuple[dict[int, Meta], set[int]]:
+    names = {kind: topics.topic(settings.workspace, kind) for kind in INPUTS}
+    graded = topics.topic(settings.workspace, "graded")
+    inputs = [(name, p) for name in names.values() for p in stores]
+    starts = _asked(current, lambda: admin.start_offsets(inputs))
+    committed = _asked(current, lambda: admin.committed(settings.group, inputs))
+    written = _asked(current, lambda: admin.end_offsets((graded, p) for p in stores))
+    metas: dict[int, Meta] = {}
+    behind: set[int] = set()
+    for partition, store in stores.items():
+        meta = store.meta()
+        if meta is None:
+            if any(committed[name, partition] > 0 for name in names.values()):
+                raise StateLost(
+                    settings.workspace, partition, f"group {settings.group} has positions, but there is no META"
+                )
+            if written[graded, partition] > 0:
+                raise StateLost(settings.workspace, partition, f"{graded} has records, but there is no META")
+            # a log whose start was cut off before anything was joined begins where it begins now
+            meta = Meta(offsets={kind: at for kind, name in names.items() if (at := starts[name, partition]) > 0})
+        else:
+            for kind, name in names.items():
+                position, start = meta.offsets.get(kind, 0), starts[name, partition]
+                if position < start:
+                    found = f"META stands at offset {position} of {name}, whose log begins at {start}"
+                    raise StateLost(settings.workspace, partition, found)
+                if committed[name, partition] != position:
+                    behind.add(partition)
+        metas[partition] = meta
+    return metas, behind
+
+
+def _asked(
+    current: Callable[[], bool], question: Callable[[], dict[tuple[str, int], int]]
+) -> dict[tuple[str, int], int]:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        if not current():
+            raise Overtaken
+        try:
+            return question()
+        except LogError as err:
+            if not err.retriable or time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY_S)

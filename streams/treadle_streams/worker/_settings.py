@@ -1,0 +1,57 @@
+"""The settings of one worker process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from treadle_schemas import topics
+
+from treadle_streams.join import INPUTS
+
+__all__ = ["WorkerSettings"]
+
+SESSION_TIMEOUT_S: Final = 6.0
+"""A member that is silent for so long is out of the group. The least that brokers accept by default, so takeover is quick."""
+TRANSACTION_TIMEOUT_MS: Final = 5_000
+"""Below the session timeout: when a new owner reads the changelog, the old one's open transaction is gone or about to be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """Where a worker works, and how much it takes at a time."""
+
+    workspace: str
+    """The workspace whose events it joins."""
+    servers: str
+    """Kafka, `host:port,host:port`."""
+    home: Path
+    """Folder of all local state; this worker's lies in `state/WORKSPACE/N`."""
+    once_caught_up: bool = False
+    """Stop with exit code 0 as soon as everything that was there is joined."""
+    batch_records: int = 2_000
+    """Most input records in one transaction."""
+    batch_bytes: int = 16 * 1024 * 1024
+    """Most input bytes in one transaction."""
+    gather_s: float = 0.05
+    """How long a batch waits for more records: latency against records a transaction."""
+    tick_s: float = 1.0
+    """How often clock records and the status file are written."""
+    stuck_after_s: float = 120.0
+    """A lane without a turn for so long ends the process."""
+
+    @property
+    def group(self) -> str:
+        """The consumer group, which is the Faust app's id as well."""
+        return topics.group(self.workspace, "join")
+
+    @property
+    def changelog(self) -> str:
+        """The changelog topic: rows and META, compacted."""
+        return f"{self.group}-rows-changelog"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The topics that are joined."""
+        return tuple(topics.topic(self.workspace, kind) for kind in INPUTS)

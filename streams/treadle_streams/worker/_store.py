@@ -1,0 +1,108 @@
+"""One partition's RocksDB: what the plan reads, and the one write batch that follows a committed transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from rocksdict import WriteBatch
+
+from treadle_streams.join import META_KEY, TIMER_PREFIX, Meta, Plan, index_keys, timer_bound
+
+__all__ = ["PartitionStore"]
+
+_APPLIED: Final = b"__faust\0offset__"
+"""Faust's key for the changelog offset that the database has reached; written in the same batch as what it covers."""
+_IDENTITY: Final = b"\0w"
+"""Which creation of the workspace this database belongs to: one that was deleted and made again starts empty."""
+_ROW_AT: Final = len(TIMER_PREFIX) + 8
+
+
+class PartitionStore:
+    """State of one partition, never ahead of the changelog. Implements `StateReader`."""
+
+    def __init__(self, db: Any, identity: str) -> None:
+        """`db` is the raw-mode Rdict that Faust opened; a database of another `identity` is emptied."""
+        self._db = db
+        known = db.get(_IDENTITY)
+        if known != identity.encode():
+            if known is not None:
+                self.clear()
+            db.put(_IDENTITY, identity.encode())
+
+    @property
+    def applied(self) -> int:
+        """The next changelog offset to apply."""
+        return int(self._db.get(_APPLIED) or b"-1") + 1
+
+    def meta(self) -> Meta | None:
+        """The partition's META, None where there is none."""
+        data = self._db.get(META_KEY)
+        return None if data is None else Meta.decode(data)
+
+    def clear(self) -> None:
+        """Forget everything; the changelog has it."""
+        identity = self._db.get(_IDENTITY)
+        batch = WriteBatch(raw_mode=True)
+        for key in self._db.keys():  # noqa: SIM118 - an Rdict is no dict
+            batch.delete(key)
+        if identity is not None:
+            batch.put(_IDENTITY, identity)
+        self._db.write(batch)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See StateReader."""
+        return list(self._db.get(list(keys))) if keys else []
+
+    def due(self, clock_ms: int) -> Iterator[tuple[bytes, bytes]]:
+        """See StateReader."""
+        bound = timer_bound(clock_ms)
+        for key in self._keys(TIMER_PREFIX):
+            if key >= bound:
+                return
+            yield key, key[_ROW_AT:]
+
+    def parked(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """See StateReader."""
+        for key in self._keys(prefix):
+            yield key, key[len(prefix) :]
+
+    def apply(self, made: Plan, meta: bytes, changelog_offset: int) -> None:
+        """What a committed plan changed, in one write batch: index keys away, rows with their index keys, META, the offset."""
+        batch = WriteBatch(raw_mode=True)
+        for key in made.drop_index:
+            batch.delete(key)
+        for key, value in made.puts.items():
+            _put(batch, key, value)
+        batch.put(META_KEY, meta)
+        batch.put(_APPLIED, b"%d" % changelog_offset)
+        self._db.write(batch)
+
+    def replay(self, records: Iterable[tuple[bytes | None, bytes | None]], changelog_offset: int) -> None:
+        """Apply changelog records up to `changelog_offset`. Index keys of replaced records stay and are skipped when found."""
+        batch = WriteBatch(raw_mode=True)
+        for key, value in records:
+            if key is None:
+                continue
+            if value is None:
+                batch.delete(key)
+            else:
+                _put(batch, key, value)
+        batch.put(_APPLIED, b"%d" % changelog_offset)
+        self._db.write(batch)
+
+    def _keys(self, prefix: bytes) -> Iterator[bytes]:
+        iterator = self._db.iter()
+        iterator.seek(prefix)
+        while iterator.valid():
+            key = bytes(iterator.key())
+            if not key.startswith(prefix):
+                return
+            yield key
+            iterator.next()
+
+
+def _put(batch: Any, key: bytes, value: bytes) -> None:
+    batch.put(key, value)
+    for index_key in index_keys(key, value):
+        batch.put(index_key, b"")

@@ -1,0 +1,51 @@
+"""`treadle worker`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+from treadle.cli.support import pass_settings
+from treadle.settings import Settings
+
+__all__ = ["command"]
+
+
+@click.command("worker")
+@click.option(
+    "--workspace", "-w", help="Workspace to join; without it one process for each workspace, as they come and go."
+)
+@click.option("--once-caught-up", is_flag=True, help="End with 0 as soon as everything that is there is joined.")
+@click.option("--verbose", "-v", is_flag=True, help="Say more on stderr.")
+@pass_settings
+def command(settings: Settings, workspace: str | None, once_caught_up: bool, verbose: bool) -> None:
+    """Join interactions with their outcomes: grade rows, write .graded, .progress and .dead-letter.
+
+    Runs until SIGTERM. Any number of workers may run for a workspace; they share its partitions. Exit codes: 0 ended in order, 1 failed
+    (state is rebuilt from the log at the next start), 2 usage, 5 Kafka not reachable or a batch not taken.
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    named = workspace or settings.workspace
+    if named is None:
+        if once_caught_up:
+            raise click.UsageError("--once-caught-up needs --workspace")
+        from treadle_streams.worker._children import run_all
+
+        sys.exit(run_all(settings.bootstrap_servers))
+    from treadle_streams.worker import WorkerSettings, run_worker
+
+    sys.exit(
+        run_worker(
+            WorkerSettings(
+                workspace=named,
+                servers=settings.bootstrap_servers,
+                home=settings.home,
+                once_caught_up=once_caught_up,
+            )
+        )
+    )

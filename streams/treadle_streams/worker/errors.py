@@ -1,0 +1,56 @@
+"""Every error that ends a worker. The process says it on stderr and exits with `exit_code`; a supervisor starts it again.
+
+StreamsError (treadle_streams.errors)
+└── WorkerError
+    ├── StateLost          the partition's state cannot be what it was: refusing beats grading rows anew with other revisions
+    ├── TransactionFailed  Kafka did not take a batch for a reason that the group's generation does not explain
+    ├── InputFailed        an input topic cannot be read on
+    ├── WorkerStuck        a thread of the worker ended or stopped making progress
+    └── WorkerDirectory    no folder for local state could be had
+"""
+
+from __future__ import annotations
+
+from treadle_streams.errors import StreamsError
+
+__all__ = ["InputFailed", "StateLost", "TransactionFailed", "WorkerDirectory", "WorkerError", "WorkerStuck"]
+
+
+class WorkerError(StreamsError):
+    """Base of what ends a worker."""
+
+
+class StateLost(WorkerError):
+    """A partition's state cannot be what it was. The message names the partition, what was found, and the way out."""
+
+    def __init__(self, workspace: str, partition: int, found: str) -> None:
+        super().__init__(
+            f"workspace {workspace}, partition {partition}: {found}. The join's state is lost or older than its inputs; going on would "
+            f"grade rows anew. Bring the changelog topic back, or rebuild it with `treadle restore {workspace} --from-log`"
+        )
+        self.workspace = workspace
+        self.partition = partition
+
+
+class TransactionFailed(WorkerError):
+    """Kafka did not take a batch. State is rebuilt from the log at the next start; nothing counts that was not committed."""
+
+    retriable = True
+    exit_code = 5
+
+
+class InputFailed(WorkerError):
+    """An input topic cannot be read on."""
+
+    retriable = True
+    exit_code = 5
+
+
+class WorkerStuck(WorkerError):
+    """A thread of the worker ended or stopped making progress."""
+
+    retriable = True
+
+
+class WorkerDirectory(WorkerError):
+    """No folder for local state could be had."""
