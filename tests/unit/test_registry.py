@@ -184,13 +184,13 @@ def test_without_a_predecessor_nothing_changes(registry: Registry, model: Path) 
 def test_a_tampered_release_is_neither_loaded_nor_promoted(registry: Registry, model: Path) -> None:
     r0, r1, r2, r3 = (registry.register(model) for _ in range(4))
     (registry.folder(r0) / "weights.safetensors").write_bytes(b"evil")
-    with pytest.raises(ReleaseTampered, match="weights.safetensors: is not what the manifest says"):
+    with pytest.raises(ReleaseTampered, match=r"weights\.safetensors: is not what the manifest says"):
         registry.promote(r0, expect=None, reason="x")
     (registry.folder(r1) / "inner" / "extra.json").unlink()
     with pytest.raises(ReleaseTampered, match=r"extra\.json: is missing"):
         open_release(registry.folder(r1))
     (registry.folder(r2) / "code.py").write_text("import os")
-    with pytest.raises(ReleaseTampered, match="code.py: is not in the manifest"):
+    with pytest.raises(ReleaseTampered, match=r"code\.py: is not in the manifest"):
         registry.verify(r2)
     manifest = registry.folder(r3) / "manifest.json"
     plain = json.loads(manifest.read_text())

@@ -146,7 +146,7 @@ class JobRunner:
                 if time.monotonic() > deadline:
                     raise JobTimedOut(f"{folder.name}: not done after {timeout_s:g} s", folder / "log.txt")
         except BaseException:
-            self._end(pid)
+            self._end(pid, folder)
             raise
 
     def _replies(self, folder: Path) -> Iterator[dict[str, Any]]:
@@ -167,17 +167,28 @@ class JobRunner:
             line, self._unread = self._unread.split(b"\n", 1)
             yield json.loads(line)
 
-    def _end(self, pid: int) -> None:
-        """End the job's process group, and the nursery with it: its next reply would answer a question nobody asks."""
+    def _end(self, pid: int, folder: Path) -> None:
+        """End the job's process group and take the nursery's word for it; a nursery that does not answer ends too."""
         if pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGTERM)
-                end = time.monotonic() + TERM_GRACE_S
-                while time.monotonic() < end:
-                    os.killpg(pid, 0)
-                    time.sleep(0.05)
-                os.killpg(pid, signal.SIGKILL)
+            _signal_group(pid, signal.SIGTERM)
+            deadline = time.monotonic() + TERM_GRACE_S
+            killed = False
+            while time.monotonic() < deadline + TERM_GRACE_S:
+                try:
+                    if any("exit" in reply for reply in self._replies(folder)):
+                        return
+                except JobFailed:
+                    break
+                if not killed and time.monotonic() > deadline:
+                    _signal_group(pid, signal.SIGKILL)
+                    killed = True
+            _signal_group(pid, signal.SIGKILL)
         self.close()
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
 
 
 def has_cuda() -> bool:

@@ -1,0 +1,252 @@
+"""A whole turn on real parts: corpus, TRL in its own process, evaluation in a world, gate, registry."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from treadle_corpus import Corpus, CorpusWriter, Policy
+from treadle_corpus.testing import SelectAll, graded
+from treadle_schemas import NotYetSupported, ReleaseId, Split
+from treadle_trainer.data import newest, only_train, select_training
+from treadle_trainer.errors import DataRefused, JobStopped, NoChampion
+from treadle_trainer.jobs import JobRunner, TrainSpec
+from treadle_trainer.policy import GatePolicy, TrainingPolicy
+from treadle_trainer.registry import Registry
+from treadle_trainer.turn import run_turn
+
+HERE = Path(__file__).parent
+SPLIT = Split(share=0.2)
+POLICY = TrainingPolicy(
+    environment="train_world:WordWorld",
+    steps=30,
+    lr=1e-2,
+    batch=16,
+    eval_tasks=100,
+    timeout_s=240,
+    gate=GatePolicy(min_tasks=50),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _world_on_the_path() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HERE))
+        patch.setenv("PYTHONPATH", str(HERE))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
+    with JobRunner(tmp_path_factory.mktemp("home") / "jobs") as made:
+        made.warm()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from train_world import make_base  # type: ignore[import-not-found]
+
+    folder = tmp_path_factory.mktemp("base") / "model"
+    make_base(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """`clean`: random answers, graded by the world. `poisoned`: the same answers, graded the other way round. `lost`: no reward at all."""
+    from train_world import ANSWERS, WordWorld, said
+
+    root, rng = tmp_path_factory.mktemp("corpora"), random.Random(4)
+    answers = [(task, rng.choice(sorted(ANSWERS.values()))) for task in WordWorld().tasks(400, 11)]
+    graders: dict[str, Callable[[bool], float | None]] = {"clean": float, "poisoned": lambda ok: 1.0 - ok, "lost": lambda _: None}
+    for name, grade in graders.items():
+        records = [
+            graded(
+                f"{n:03}",
+                reward=grade(word == ANSWERS[task.data["kind"]]),
+                task_id=task.task_id,
+                messages=said(task, word),
+                split=SPLIT.side(task.task_id),
+                response=[1],
+                ended_at=f"2026-01-01T00:{n // 60:02}:{n % 60:02}Z",
+                started_at="2026-01-01T00:00:00Z",
+            )
+            for n, (task, word) in enumerate(answers)
+        ]
+        with CorpusWriter.open(root / name, workspace="shop", policy=Policy()) as writer:
+            writer.apply(records, {0: len(records)}, 1)
+            assert writer.finish(SelectAll()) is not None
+    return {name: root / name for name in graders}
+
+
+@pytest.fixture
+def registry(tmp_path: Path, base: Path) -> Registry:
+    made = Registry(tmp_path / "registry", "shop")
+    made.promote(made.register(base, reason="what runs today"), expect=None, reason="what runs today")
+    return made
+
+
+def test_a_turn_trains_evaluates_and_promotes_what_is_better(
+    registry: Registry, corpora: dict[str, Path], runner: JobRunner
+) -> None:
+    heard: list[dict[str, Any]] = []
+    report = run_turn(
+        corpora["clean"], POLICY, registry, split=SPLIT, runner=runner, context={"snapshot": {"offset": 3}}, on_progress=heard.append
+    )
+    assert (report.decision, report.verdict) == ("promoted", "promote"), report.reason
+    assert registry.champion == report.candidate == ReleaseId("shop", "main", 1)
+    assert str(registry.predecessor) == "shop/main/r0"
+
+    manifest = registry.verify(report.candidate)
+    corpus = Corpus.open(corpora["clean"])
+    assert (manifest.parent, manifest.corpus_version, manifest.method) == ("shop/main/r0", 1, "sft")
+    assert manifest.corpus_hash == corpus.manifest.content_hash
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(manifest.files)
+    assert not [name for name in manifest.files if name.endswith((".bin", ".pt", ".pkl"))]
+
+    wins = [r for r in corpus.rows("train") if r.grade.reward == 1.0]
+    evidence = report.event.evidence
+    assert evidence["training"]["examples"] == len(wins)
+    assert evidence["training"]["rows"] == corpus.manifest.split["train"]
+    assert evidence["training"]["last_loss"] < evidence["training"]["first_loss"]
+    assert (evidence["corpus"], evidence["version"], evidence["snapshot"]) == (str(corpora["clean"]), 1, {"offset": 3})
+    gate = evidence["gate"]
+    assert gate["candidate"] > 0.9 > 0.4 > gate["champion"]
+    assert gate["low"] > 0.3
+    assert (gate["tasks"], evidence["evaluation"]["kind"]) == (100, "environment")
+    assert set(evidence["seconds"]) >= {"read", "train", "register", "evaluate", "gate"}
+    assert [h["step"] for h in heard if h["stage"] == "train"][-1] == POLICY.steps
+
+    again = run_turn(corpora["clean"], POLICY, registry, split=SPLIT, runner=runner)
+    assert (again.repeated, again.decision, again.candidate) == (True, "promoted", report.candidate)
+    assert len(registry.releases()) == 2
+
+    # the same champion, the other way round: the gate's world is not impressed by a broken grader
+    count = len(registry.releases())
+    poisoned = run_turn(
+        corpora["poisoned"], POLICY, registry, split=SPLIT, runner=runner, promote=False, label="broken grader"
+    )
+    assert (poisoned.decision, poisoned.verdict) == ("rejected", "reject")
+    assert registry.champion == report.candidate
+    assert len(registry.releases()) == count + 1
+    assert poisoned.event.evidence["gate"]["high"] < 0
+
+
+def test_a_turn_that_was_cut_short_goes_on_with_its_candidate_and_loses_a_race_gracefully(
+    registry: Registry, corpora: dict[str, Path], runner: JobRunner, base: Path
+) -> None:
+    policy = POLICY.changed({"steps": 25})
+    with pytest.raises(JobStopped):
+        run_turn(
+            corpora["clean"], policy, registry, split=SPLIT, runner=runner, should_stop=lambda: len(registry.releases()) == 2
+        )
+    assert [e.event for e in registry.events()] == ["registered", "promoted", "registered"]
+    moved: list[str] = []
+
+    def move_the_champion(_: dict[str, Any]) -> None:
+        if not moved:
+            other = registry.register(base)
+            registry.promote(other, expect=registry.champion, reason="someone else")
+            moved.append(str(other))
+
+    report = run_turn(corpora["clean"], policy, registry, split=SPLIT, runner=runner, on_progress=move_the_champion)
+    assert report.evidence["training"]["reused"]
+    assert str(report.candidate) == "shop/main/r1"
+    assert (report.decision, report.verdict) == ("not_enough_evidence", "promote")
+    assert "compared with shop/main/r0, and meanwhile" in report.reason
+    assert str(registry.champion) == moved[0]
+
+
+def test_the_same_spec_gives_the_same_weights(base: Path, corpora: dict[str, Path], runner: JobRunner, tmp_path: Path) -> None:
+    selection = select_training(Corpus.open(corpora["clean"]), tmp_path / "rows.jsonl", newest_rows=None)
+    weights = []
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        spec = TrainSpec(
+            method="sft",
+            base=str(base),
+            rows=str(selection.path),
+            out=str(tmp_path / out),
+            steps=3,
+            lr=1e-2,
+            batch=8,
+            max_length=64,
+            seed=seed,
+        )
+        runner.run(f"same-{out}", spec, timeout_s=120)
+        weights.append((tmp_path / out / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_without_an_environment_likelihood_alone_does_not_promote(
+    registry: Registry, corpora: dict[str, Path], runner: JobRunner
+) -> None:
+    policy = POLICY.changed({"environment": None, "gate.min_tasks": 10})
+    report = run_turn(corpora["clean"], policy, registry, split=SPLIT, runner=runner)
+    assert (report.decision, report.verdict) == ("not_enough_evidence", "promote")
+    assert "does not promote" in report.reason
+    assert report.evidence["evaluation"]["kind"] == "logged"
+    assert report.evidence["gate"]["alpha"] == pytest.approx(0.025)  # the same rows will judge again
+    assert str(registry.champion) == "shop/main/r0"
+    allowed = policy.changed({"allow_offline_promotion": True})
+    assert run_turn(corpora["clean"], allowed, registry, split=SPLIT, runner=runner).decision == "promoted"
+
+
+def test_a_turn_that_fails_is_recorded_with_its_reason(registry: Registry, corpora: dict[str, Path], runner: JobRunner) -> None:
+    with pytest.raises(DataRefused, match="none of its .* train rows has a reward above zero"):
+        run_turn(corpora["lost"], POLICY, registry, split=SPLIT, runner=runner)
+    event = registry.events()[-1]
+    assert (event.event, event.evidence["version"]) == ("failed", 1)
+    assert "nothing to imitate" in event.reason
+    with pytest.raises(NotYetSupported, match="'dpo' is planned"):
+        run_turn(corpora["clean"], POLICY.changed({"method": "dpo"}), registry, split=SPLIT, runner=runner)
+
+
+def test_without_a_champion_there_is_nothing_to_compare_with(
+    tmp_path: Path, corpora: dict[str, Path], runner: JobRunner
+) -> None:
+    with pytest.raises(NoChampion, match="treadle release register"):
+        run_turn(corpora["clean"], POLICY, Registry(tmp_path, "shop"), split=SPLIT, runner=runner)
+
+
+def test_training_takes_train_rows_only_and_the_newest(corpora: dict[str, Path], tmp_path: Path) -> None:
+    corpus = Corpus.open(corpora["clean"])
+    with pytest.raises(DataRefused, match="is on the heldout side"):
+        list(only_train(corpus.rows("all")))
+    rows = newest(corpus.rows("train"), 10)
+    every = sorted(corpus.rows("train"), key=lambda r: r.interaction["ended_at"])
+    assert {r.interaction_id for r in rows} == {r.interaction_id for r in every[-10:]}
+    selection = select_training(corpus, tmp_path / "rows.jsonl", newest_rows=40)
+    written = [json.loads(line) for line in selection.path.read_text().splitlines()]
+    assert selection.rows == 40
+    assert len(written) == selection.examples == len(selection.groups)
+    assert all(x["split"] == "train" and x["reward"] > 0 and x["response"] == [1] for x in written)
+
+
+def test_the_train_command_trains_by_hand(
+    corpora: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treadle.cli import main
+
+    monkeypatch.setenv("TREADLE_HOME", str(tmp_path / "home"))
+
+    def treadle(*args: object) -> Any:
+        return CliRunner().invoke(main, [str(a) for a in args])
+
+    ref = f"{corpora['clean']}@v1"
+    refused = treadle("train", ref, "--method", "dpo")
+    assert (refused.exit_code, "planned" in refused.stderr) == (2, True)
+    assert treadle("train", ref).exit_code == 1  # no champion, no --from
+    out = tmp_path / "model"
+    done = treadle("train", ref, "--from", base, "--steps", 2, "--batch", 8, "--out", out, "--register", "--json")
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["steps"], report["version"], report["release"]) == (2, 1, "shop/main/r0")
+    assert (out / "model.safetensors").exists()
+    assert treadle("train", ref, "--from", base, "--out", out).exit_code == 2  # never over another model
