@@ -19,7 +19,8 @@ from treadle_demo._calls import Call, compact, tool_schema, written_call
 
 __all__ = ["CustomerDesk", "DeskAttempt"]
 
-SYSTEM = "shop desk: look the order up, then act once"
+SYSTEM = "shop desk"
+"""Short on purpose: ten more tokens made copying the order number fail in one warm start of ten. `tools` says the rest."""
 LOOKUP = "get_order"
 ACTIONS = (
     "cancel_order",

@@ -19,7 +19,7 @@ from treadle_demo._calls import Call, compact, tool_schema, written_call
 
 __all__ = ["RoomAttempt", "RoomDesk"]
 
-SYSTEM = "room desk: check the room, then act once"
+SYSTEM = "room desk"
 LOOKUP = "check_room"
 SLOTTED = ("book_room", "move_booking")
 ACTIONS = (*SLOTTED, "cancel_booking", "join_waitlist", "ask_owner", "call_facilities", "send_guide")

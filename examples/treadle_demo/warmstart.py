@@ -40,7 +40,7 @@ class WarmStart:
     """Conversations to learn from."""
     skill: float = 0.2
     """Share of deliberate actions among them; the rest are random."""
-    steps: int = 180
+    steps: int = 240
     """Optimizer steps."""
     batch: int = 32
     """Conversations a step."""
