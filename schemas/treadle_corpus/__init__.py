@@ -3,7 +3,7 @@
 Importing this package is light; Deeplake is loaded when a corpus is opened.
 """
 
-from treadle_corpus._rows import Decision, GradedRecord, read_record
+from treadle_corpus._rows import Decision, GradedRecord, decode_key, read_record
 from treadle_corpus._tally import Tally
 from treadle_corpus.errors import (
     CorpusDamaged,
@@ -18,7 +18,7 @@ from treadle_corpus.hashing import content_hash, row_line
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
-from treadle_corpus.reader import Corpus, CorpusRow, SplitChoice
+from treadle_corpus.reader import Corpus, CorpusRow, SplitChoice, versions
 from treadle_corpus.target import CorpusRef, parse_ref, resolve_target
 from treadle_corpus.writer import CorpusWriter, Refusal, Selector
 
@@ -43,9 +43,11 @@ __all__ = [
     "TargetError",
     "VersionMissing",
     "content_hash",
+    "decode_key",
     "parse_ref",
     "pass_hat",
     "read_record",
     "resolve_target",
     "row_line",
+    "versions",
 ]

@@ -21,6 +21,8 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     """Tells a workspace from a later one of the same name, whose offsets mean other records."""
     offsets: dict[str, int] = {}
     """Next offset of `.graded` by partition."""
+    finished_offsets: dict[str, int] = {}
+    """`offsets` when a run last finished, with or without a new version."""
     watermark_ms: int = 0
     metric_kinds: dict[str, list[str]] = {}
     """Kinds of value (bool, number, text) seen by metric, among all revisions folded."""

@@ -22,7 +22,7 @@ from treadle_corpus.hashing import content_hash, row_line
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.target import CorpusRef, parse_ref
 
-__all__ = ["Corpus", "CorpusRow", "SplitChoice"]
+__all__ = ["Corpus", "CorpusRow", "SplitChoice", "versions"]
 
 SplitChoice = Literal["train", "heldout", "all"]
 _BLOCK_ROWS = 500

@@ -164,9 +164,23 @@ class CorpusWriter:
         """Rows seen since the newest version."""
         return len(self._rows) - self._control.rows_at_version
 
+    @property
+    def unfinished(self) -> bool:
+        """Was anything folded that no `finish` has looked at yet?"""
+        return self._control.finished_offsets != self._control.offsets
+
     def knows(self, key: Key) -> bool:
         """Was the row seen before?"""
         return key in self._rows
+
+    def settled(self, key: Key) -> bool | None:
+        """Is the row settled by its last revision? None for a row that was never seen."""
+        meta = self._rows.get(key)
+        return None if meta is None else meta.settled
+
+    def unsettled(self) -> Iterator[Key]:
+        """Rows that settled once and are unsettled again."""
+        return (key for key, meta in self._rows.items() if not meta.settled)
 
     def apply(
         self,
@@ -223,7 +237,9 @@ class CorpusWriter:
         added = sum(m.status == "member" and not m.published for m in after.values())
         updated = sum(m.status == "member" and m.published not in (b"", m.line) for m in after.values())
         removed = sum(m.status != "member" and m.published != b"" for m in after.values())
-        control = msgspec.structs.replace(self._control, policy=self.policy, selector=selector.identity)
+        control = msgspec.structs.replace(
+            self._control, policy=self.policy, selector=selector.identity, finished_offsets=self._control.offsets
+        )
         if not added + updated + removed:
             self._commit("decide", _difference(self._rows, after), control)
             return None

@@ -7,6 +7,15 @@ from typing import Final
 __all__ = ["COMMANDS"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "up": ("treadle_streams.supervisor.commands:up", "Start broker and services for this machine, supervised."),
+    "down": ("treadle_streams.supervisor.commands:down", "Stop what `treadle up` started; all data stays."),
+    "status": ("treadle_streams.supervisor.commands:status", "Show how broker, services and workspaces are."),
     "workspace": ("treadle_streams.workspaces.commands:workspace", "Create, list, show and delete workspaces."),
+    "snapshot": ("treadle_streams.snapshot.cli:snapshot", "Make the next version of a corpus from what has settled."),
+    "snapshotter": (
+        "treadle_streams.snapshot.cli:snapshotter",
+        "Keep making versions of a corpus; runs until stopped.",
+    ),
+    "corpus": ("treadle_streams.snapshot.corpus_cli:corpus", "Look into corpora and export views of them."),
     "import": ("treadle_streams.importing.commands:import_", "Bring logs into a workspace; safe to repeat."),
 }

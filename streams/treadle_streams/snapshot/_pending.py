@@ -1,0 +1,98 @@
+"""Which rows are known but not settled: the last state of each row on `.progress`.
+
+`.progress` also carries a clock record a second, so it is read once and remembered: `progress.json` beside the corpus is the cache of a
+fold, with its own offsets. Lost or damaged it is made again from the topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from treadle.log import Admin, Record, read
+from treadle_schemas.codec import PROGRESS, header_map
+from treadle_schemas.topics import topic
+from treadle_schemas.workspace import WorkspaceSettings
+
+__all__ = ["PendingRows"]
+
+Key = tuple[str, str]
+
+
+class _Grade(msgspec.Struct):
+    settled: bool
+
+
+class _Progress(msgspec.Struct):
+    """What is needed of records.Progress."""
+
+    episode_id: str
+    interaction_id: str
+    grade: _Grade
+
+
+class _Cache(msgspec.Struct):
+    workspace_created_at: str
+    offsets: dict[int, int]
+    pending: list[Key]
+
+
+_DECODER = msgspec.json.Decoder(_Progress)
+
+
+class PendingRows:
+    """The rows that `.progress` last called unsettled, up to the offsets read so far."""
+
+    def __init__(self, servers: str, workspace: WorkspaceSettings, cache: Path) -> None:
+        """Start from the cache where it is of this workspace."""
+        self._servers = servers
+        self._workspace = workspace
+        self._cache = cache
+        self._offsets: dict[int, int] = {}
+        self.keys: set[Key] = set()
+        try:
+            found = msgspec.json.decode(cache.read_bytes(), type=_Cache)
+        except (OSError, msgspec.DecodeError):
+            return
+        if found.workspace_created_at == workspace.created_at:
+            self._offsets, self.keys = found.offsets, set(found.pending)
+
+    def ends(self, admin: Admin) -> dict[int, int]:
+        """Up to where `.progress` is committed now."""
+        name = topic(self._workspace.workspace, "progress")
+        found = admin.stable_offsets((name, p) for p in range(self._workspace.partitions))
+        return {partition: end for (_, partition), end in found.items()}
+
+    def advance(self, ends: dict[int, int]) -> None:
+        """Read on to `ends`, and remember. A record that cannot be read is left out of the count: it only informs."""
+        name = topic(self._workspace.workspace, "progress")
+        start = {p: self._offsets.get(p, 0) for p in ends if p in self._offsets}
+        for record in read(self._servers, name, self._workspace.partitions, start=start, until=ends):
+            self._take(record)
+        self._offsets.update(ends)
+        value = _Cache(self._workspace.created_at, self._offsets, sorted(self.keys))
+        fresh = self._cache.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(value))
+        fresh.replace(self._cache)
+
+    def count(self, settled: Callable[[Key], bool | None], unsettled: Iterator[Key]) -> int:
+        """How many rows are pending, as seen from a fold of `.graded` that is at least as new.
+
+        `settled` says what the fold knows of a row (None: nothing), `unsettled` are its rows that are unsettled again.
+        """
+        waiting = {key for key in self.keys if not settled(key)}
+        return len(waiting | set(unsettled))
+
+    def _take(self, record: Record) -> None:
+        if record.value is None or header_map(record.headers).get("ce_type") != PROGRESS.encode():
+            return
+        try:
+            row = _DECODER.decode(record.value)
+        except msgspec.DecodeError:
+            return
+        key = (row.episode_id, row.interaction_id)
+        if row.grade.settled:
+            self.keys.discard(key)
+        else:
+            self.keys.add(key)

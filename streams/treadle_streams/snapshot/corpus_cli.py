@@ -1,0 +1,150 @@
+"""`treadle corpus show|list|export`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from treadle.cli.support import SuggestingGroup, echo_json, json_option, pass_settings
+from treadle.settings import Settings
+from treadle_corpus import Corpus, CorpusError, Manifest, parse_ref, versions
+from treadle_corpus.views import VIEWS, jsonl
+from treadle_schemas.codec import to_json
+
+__all__ = ["corpus"]
+
+
+@click.group(cls=SuggestingGroup)
+def corpus() -> None:
+    """Look into corpora and export views of them."""
+
+
+@corpus.command()
+@click.argument("ref", metavar="PATH[@vN]")
+@json_option
+@pass_settings
+def show(settings: Settings, ref: str, as_json: bool) -> None:
+    """Show a version: rows, split, completeness, pass^k, what was dropped, offsets. Without @vN the newest one.
+
+    pass^k is the chance that k attempts at one task all succeed (reward > 0), averaged over the tasks with k graded attempts.
+    """
+    found = Corpus.open(parse_ref(ref, settings.corpus_root))
+    if as_json:
+        echo_json({"corpus": str(found.path), **to_json(found.manifest), "versions": found.versions()})
+        return
+    for line in _lines(found):
+        click.echo(line)
+
+
+@corpus.command("list")
+@click.argument("folder", required=False, metavar="[FOLDER]")
+@json_option
+@pass_settings
+def list_(settings: Settings, folder: str | None, as_json: bool) -> None:
+    """List the corpora below a folder, by default the corpus root and TREADLE_HOME/corpora."""
+    roots = {settings.corpus_root, settings.home / "corpora"} if folder is None else {Path(folder).absolute()}
+    entries = [_entry(path) for root in sorted(roots) for path in _corpora(root)]
+    if as_json:
+        echo_json(entries)
+        return
+    for entry in entries:
+        click.echo(
+            f"{entry['corpus']}  {entry['problem']}"
+            if entry["problem"]
+            else f"{entry['corpus']}@v{entry['version']}  {entry['rows']:,} rows  workspace {entry['workspace']}"
+        )
+    if not entries:
+        click.echo("no corpus yet: treadle snapshot WORKSPACE", err=True)
+
+
+@corpus.command()
+@click.argument("ref", metavar="PATH[@vN]")
+@click.option("--view", type=click.Choice(sorted(VIEWS)), required=True, help="sft: reward > 0; dpo: win/lose pairs.")
+@click.option(
+    "--split", type=click.Choice(["train", "heldout", "all"]), default="train", show_default=True, help="Which side."
+)
+@click.option("--out", metavar="FILE", default="-", show_default=True, help="JSON lines; - is stdout.")
+@json_option
+@pass_settings
+def export(settings: Settings, ref: str, view: str, split: str, out: str, as_json: bool) -> None:
+    """Write a view of a version as JSON lines, in the same order each time.
+
+    sft: {"messages", "tools", "response", ...}, one trajectory a line, where "response" lists the messages to train on. dpo: {"prompt",
+    "chosen", "rejected", ...}, every pair of a rewarded and an unrewarded trajectory of a task. With --json a summary goes to stdout.
+    """
+    if out == "-" and as_json:
+        raise click.UsageError("--json prints a summary on stdout; give --out FILE for the lines")
+    found = Corpus.open(parse_ref(ref, settings.corpus_root))
+    side: Any = split
+    count = _write(jsonl(VIEWS[view](found.rows(side))), out)
+    if as_json:
+        echo_json(
+            {
+                "corpus": str(found.path),
+                "version": found.version,
+                "view": view,
+                "split": split,
+                "examples": count,
+                "out": out,
+            }
+        )
+    else:
+        click.echo(f"{found}: {count:,} {view} examples from split {split}", err=True)
+
+
+def _write(lines: Iterator[bytes], out: str) -> int:
+    """Write all lines, to a file only as a whole."""
+    count = 0
+    if out == "-":
+        for count, line in enumerate(lines, 1):  # noqa: B007 - the last one counts them
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        return count
+    path = Path(out)
+    fresh = path.with_name(path.name + ".part")
+    try:
+        with fresh.open("wb") as file:
+            for count, line in enumerate(lines, 1):  # noqa: B007
+                file.write(line)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return count
+
+
+def _corpora(root: Path) -> list[Path]:
+    """Folders with a corpus' marker, at most two below the root."""
+    return sorted(marker.parent for depth in ("*", "*/*") for marker in root.glob(f"{depth}/corpus.json"))
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = {"corpus": str(path), "version": None, "rows": None, "workspace": None, "problem": None}
+    try:
+        if not versions(path):
+            return {**entry, "problem": "no version yet"}
+        found = Corpus.open(path)
+    except CorpusError as err:
+        return {**entry, "problem": str(err)}
+    return {**entry, "version": found.version, "rows": found.manifest.rows, "workspace": found.manifest.workspace}
+
+
+def _lines(found: Corpus) -> Iterator[str]:
+    made: Manifest = found.manifest
+    yield f"{found}   {made.rows:,} rows   workspace {made.workspace}   made {made.created_at} by treadle {made.code_version}"
+    yield f"  policy        {made.policy}"
+    yield f"  content hash  {made.content_hash}"
+    yield f"  split         train {made.split['train']:,}, held-out {made.split['heldout']:,}"
+    yield f"  since before  added {made.added:,}, updated {made.updated:,}, removed {made.removed:,}, new rows {made.new_rows:,}"
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in made.dropped.items() if count) or "nothing"
+    yield f"  dropped       {dropped}; pending {made.pending:,}"
+    for name, states in made.completeness.items():
+        yield f"  metric        {name}: " + ", ".join(
+            f"{state} {states[state]:,}" for state in ("observed", "absent", "pending")
+        )
+    passed = ", ".join(f"pass^{k} {value:.3f}" for k, value in made.pass_at_all.items() if value is not None)
+    yield f"  tasks         {passed or 'no graded attempts'}"
+    yield "  offsets       " + ", ".join(f"{p}:{offset}" for p, offset in made.offsets.items())
+    yield "  versions      " + ", ".join(f"v{n}" for n in found.versions())
