@@ -1,0 +1,87 @@
+"""Which workspaces there are, followed on the operators' topic in a thread: the main thread has processes to look after."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Final
+
+from treadle.errors import LogError
+from treadle.log import Admin, TailReader
+from treadle_schemas.errors import FieldError
+from treadle_schemas.ids import check_workspace
+from treadle_schemas.topics import CONTROL
+
+__all__ = ["Follower"]
+
+_log = logging.getLogger("treadle.supervisor")
+
+_POLL_S: Final = 0.5
+_RETRY_S: Final = 1.0
+
+
+class Follower:
+    """Keeps `workspaces` up to date. While Kafka is away it stays as it was."""
+
+    def __init__(self, servers: str) -> None:
+        self._servers = servers
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="workspace-follower", daemon=True)
+        self._complained = False
+        self.workspaces: list[str] = []
+        """Sorted. Replaced as a whole, never changed."""
+
+    def start(self) -> Follower:
+        """Begin to follow."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Follow no more."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join(2.0)
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            try:
+                self._follow()
+            except LogError as err:
+                if not self._complained:
+                    # at a start a topic has no leader for a moment, and a broker that is away is the keeper's news
+                    level = logging.INFO if err.retriable else logging.WARNING
+                    _log.log(level, "the list of workspaces cannot be read; going on with the last one: %s", err)
+                self._complained = True
+            except Exception:
+                _log.exception("following the list of workspaces failed; trying again")
+            self._end.wait(_RETRY_S)
+
+    def _follow(self) -> None:
+        where = (CONTROL, 0)
+        admin = Admin(self._servers)
+        if CONTROL not in admin.partitions():
+            return  # nobody ever made a workspace
+        reader = TailReader(self._servers, {where: admin.start_offsets([where])[where]})
+        known: set[str] = set()
+        try:
+            while not self._end.is_set():
+                records = reader.poll(_POLL_S)
+                for record in records:
+                    name = (record.key or b"").decode(errors="replace")
+                    if record.value is None:
+                        known.discard(name)
+                    elif _is_workspace(name):
+                        known.add(name)
+                if where in reader.at_end and sorted(known) != self.workspaces:
+                    self.workspaces = sorted(known)
+                self._complained = False
+        finally:
+            reader.close()
+
+
+def _is_workspace(name: str) -> bool:
+    try:
+        check_workspace(name)
+    except FieldError:
+        return False
+    return True

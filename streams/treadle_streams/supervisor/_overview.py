@@ -1,0 +1,271 @@
+"""What `treadle status` knows: gathered from the state files of this home and from Kafka, judged in one place."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from treadle.errors import LogError
+from treadle.log import Admin, read
+from treadle.settings import Settings
+from treadle_schemas.codec import RELEASE, SNAPSHOT, decode
+from treadle_schemas.errors import ContractError, SettingError
+from treadle_schemas.moments import from_micros
+from treadle_schemas.records import ReleaseEvent, SnapshotRecord
+from treadle_schemas.topics import CONTROL, topic
+
+from treadle_streams import workspaces
+from treadle_streams.broker import DockerBroker, LocalBroker
+from treadle_streams.supervisor._folder import RunFolder, SupervisorState
+from treadle_streams.supervisor._supervisor import ProcessStatus
+
+__all__ = ["BrokerView", "CorpusView", "Overview", "WorkspaceView", "overview"]
+
+_ASK_S: Final = 5.0
+_FRESH_S: Final = 10.0
+"""A worker writes its status each second; one that has not for so long is not at work."""
+
+_R = TypeVar("_R", bound=msgspec.Struct)
+
+
+class BrokerView(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker."""
+
+    kind: str | None
+    """configured, docker, local; None where no broker was ever started here."""
+    bootstrap_servers: str | None
+    reachable: bool
+    restarts: int = 0
+    last_error: str = ""
+
+
+class CorpusView(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest version of one corpus."""
+
+    path: str
+    version: int
+    rows: int
+    created_at: str
+
+
+class WorkspaceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One workspace. The counts are those of the worker's status file, null where no worker on this machine ever wrote one."""
+
+    workspace: str
+    worker: str
+    """running, recovering, waiting: by its own word; stale: it has not reported for a while; absent: none reports on this machine."""
+    captured: int | None = None
+    pending: int | None = None
+    settled: int | None = None
+    corrections: int | None = None
+    dead_letters: int | None = None
+    lag: int | None = None
+    """Input records not joined yet."""
+    clock: str | None = None
+    """How far the join's clock is; RFC 3339."""
+    corpora: list[CorpusView] = []
+    champions: dict[str, str] = {}
+    """Release by slot."""
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything at one moment."""
+
+    home: str
+    broker: BrokerView
+    supervisor: dict[str, Any]
+    """running, pid, started_at, log."""
+    processes: list[ProcessStatus]
+    workspaces: list[WorkspaceView]
+    problems: list[str]
+    """A sentence for each thing that is not as it should be."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all is well, 1 something is down, 5 the broker cannot be reached."""
+        if not self.broker.reachable:
+            return 5
+        return 1 if self.problems else 0
+
+
+def overview(settings: Settings) -> Overview:
+    """Look at everything. Asks Kafka for at most a few seconds; raises nothing for what is down, since that is the answer."""
+    folder = RunFolder(settings.home)
+    state = folder.state()
+    alive = state is not None and state.alive
+    broker, error = _broker(settings, state if alive else None)
+    reports = _reports(folder.path)
+    views: list[WorkspaceView] = []
+    problems: list[str] = []
+    if broker.reachable and broker.bootstrap_servers is not None:
+        try:
+            views = _workspaces(broker.bootstrap_servers, reports)
+        except LogError as err:
+            problems.append(f"workspaces: {err}")
+    else:
+        views = [_workspace(name, report) for name, report in sorted(reports.items())]
+        problems.append(f"broker: {error}")
+    problems += _problems(state, alive, views)
+    return Overview(
+        home=str(settings.home),
+        broker=broker,
+        supervisor={
+            "running": alive,
+            "pid": state.process.pid if state is not None and alive else None,
+            "started_at": state.started_at if state is not None and alive else None,
+            "log": str(folder.log),
+        },
+        processes=_processes(state, alive),
+        workspaces=views,
+        problems=problems,
+    )
+
+
+def _broker(settings: Settings, state: SupervisorState | None) -> tuple[BrokerView, str]:
+    """The broker, and why it cannot be reached."""
+    seen = state.broker if state is not None else None
+    servers: str | None
+    try:
+        servers = settings.bootstrap_servers
+    except SettingError as err:
+        servers, error = (seen.bootstrap_servers if seen is not None else None), str(err)
+    else:
+        error = ""
+    kind: str | None = "configured" if settings.configured_servers else None
+    if kind is None:
+        directory = settings.home / "broker"
+        docker = DockerBroker(directory)
+        kind = docker.kind if docker.known else "local" if LocalBroker(directory).cluster_id is not None else None
+    reachable = False
+    if servers is not None:
+        try:
+            Admin(servers).partitions(_ASK_S)
+            reachable = True
+        except LogError as err:
+            error = f"no Kafka answers at {servers} ({err})"
+    restarts, last = (seen.restarts, seen.last_error) if seen is not None else (0, "")
+    view = BrokerView(kind=kind, bootstrap_servers=servers, reachable=reachable, restarts=restarts, last_error=last)
+    return view, error
+
+
+def _processes(state: SupervisorState | None, alive: bool) -> list[ProcessStatus]:
+    if state is None:
+        return []
+    if alive:
+        return state.processes
+    return [msgspec.structs.replace(p, state="stopped", pid=None, process=None) for p in state.processes]
+
+
+def _problems(state: SupervisorState | None, alive: bool, views: list[WorkspaceView]) -> list[str]:
+    found: list[str] = []
+    if state is None and not any(view.worker in ("running", "recovering", "waiting") for view in views):
+        found.append("nothing runs here: start it with `treadle up`")
+    if state is not None and not alive:
+        found.append("the supervisor is gone without having stopped its processes: start it with `treadle up`")
+    if state is None or not alive:
+        return found
+    if state.broker.state in ("restarting", "failing"):
+        found.append(f"broker: {state.broker.state}: {state.broker.last_error or 'it ended'}")
+    for process in state.processes:
+        if process.state in ("restarting", "failing"):
+            found.append(f"{process.name}: {process.state}: {process.reason} (log: {process.log})")
+    for view in views:
+        # one that was started a moment ago has not reported yet; one that reported and fell silent is stuck
+        if view.worker == "stale" and "worker" in state.parts:
+            found.append(f"worker-{view.workspace}: has not reported for {_FRESH_S:g} s")
+    return found
+
+
+def _workspaces(servers: str, reports: dict[str, dict[str, Any]]) -> list[WorkspaceView]:
+    if CONTROL not in Admin(servers).partitions(_ASK_S):
+        return []  # nobody ever made a workspace here
+    views = []
+    for name in workspaces.names(servers):
+        view = _workspace(name, reports.get(name))
+        corpora, champions = _corpora(servers, name), _champions(servers, name)
+        views.append(msgspec.structs.replace(view, corpora=corpora, champions=champions))
+    return views
+
+
+def _workspace(name: str, report: dict[str, Any] | None) -> WorkspaceView:
+    if report is None:
+        return WorkspaceView(workspace=name, worker="absent")
+    clock_ms = report.get("clock_ms")
+    return WorkspaceView(
+        workspace=name,
+        worker=str(report.get("state", "waiting")) if report["fresh"] else "stale",
+        captured=report.get("captured"),
+        pending=report.get("pending"),
+        settled=report.get("settled"),
+        corrections=report.get("corrections"),
+        dead_letters=sum(report.get("dead_letters", {}).values()),
+        lag=report.get("lag"),
+        clock=from_micros(int(clock_ms) * 1000) if clock_ms else None,
+    )
+
+
+def _reports(run: Path) -> dict[str, dict[str, Any]]:
+    """By workspace, what its workers on this machine report. Several share the partitions, so their counts add up."""
+    by_workspace: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(run.glob("worker-*.json")):
+        try:
+            report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            # the monotonic clock is one for all processes of a boot, and no one sets it
+            age_s = time.monotonic() - float(report["monotonic_s"])
+            report["fresh"] = 0 <= age_s < _FRESH_S
+            by_workspace.setdefault(str(report["workspace"]), []).append(report)
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+            continue  # being removed this moment, or none of ours
+    merged = {}
+    for name, several in by_workspace.items():
+        # what a dead one last knew of, others have taken over
+        chosen = [r for r in several if r["fresh"]] or [max(several, key=lambda r: str(r.get("updated_at", "")))]
+        merged[name] = _merge(chosen)
+    return merged
+
+
+def _merge(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(reports) == 1:
+        return reports[0]
+    total = dict(reports[0])
+    for count in ("captured", "pending", "settled", "corrections"):
+        total[count] = sum(r.get(count) or 0 for r in reports)
+    lags = [r.get("lag") for r in reports]
+    total["lag"] = None if None in lags else sum(lag or 0 for lag in lags)
+    total["clock_ms"] = min((r["clock_ms"] for r in reports if r.get("clock_ms") is not None), default=None)
+    total["dead_letters"] = {"all": sum(sum(r.get("dead_letters", {}).values()) for r in reports)}
+    return total
+
+
+def _corpora(servers: str, workspace: str) -> list[CorpusView]:
+    newest: dict[str, CorpusView] = {}
+    for record in _records(servers, workspace, "snapshots", SNAPSHOT, SnapshotRecord):
+        before = newest.get(record.corpus)
+        if before is None or record.version >= before.version:
+            newest[record.corpus] = CorpusView(
+                path=record.corpus, version=record.version, rows=record.rows, created_at=record.created_at
+            )
+    return [newest[path] for path in sorted(newest)]
+
+
+def _champions(servers: str, workspace: str) -> dict[str, str]:
+    newest: dict[str, ReleaseEvent] = {}
+    for event in _records(servers, workspace, "releases", RELEASE, ReleaseEvent):
+        before = newest.get(event.slot)
+        if event.event in ("promoted", "rolled_back") and (before is None or event.sequence > before.sequence):
+            newest[event.slot] = event
+    return {slot: event.champion for slot, event in sorted(newest.items()) if event.champion is not None}
+
+
+def _records(servers: str, workspace: str, kind: str, event_type: str, as_type: type[_R]) -> list[_R]:
+    found = []
+    for record in read(servers, topic(workspace, kind), 1, timeout_s=_ASK_S):
+        try:
+            event = decode(record.value, record.headers)
+            if event.type == event_type:
+                found.append(msgspec.convert(event.data, as_type))
+        except (ContractError, msgspec.ValidationError):
+            continue  # a newer treadle wrote it; the overview is none the worse
+    return found
