@@ -1,7 +1,7 @@
 """Filters: which graded rows a policy selects, said as a SQL boolean expression.
 
-A filter names columns of the row (`agent`, `reward`, `split`, ...), metrics (`NAME` or `metrics.NAME`), tags (`tags.NAME`), the state of a
-metric (`state(NAME)`) and the snapshot's watermark (`now`). Columns win over metrics of the same name.
+A filter names columns of the row (`agent`, `reward`, `split`, ...), metrics (`NAME` or `metrics.NAME`), tags (`tags.NAME`, of the type they
+are compared with), the state of a metric (`state(NAME)`) and the snapshot's watermark (`now`). Columns win over metrics of the same name.
 """
 
 from treadle_streams.filter._columns import COLUMNS, SqlType, metric_types

@@ -91,14 +91,23 @@ def state_column(name: str) -> Column:
     return Column("VARCHAR", lambda row: row.grade.metrics.get(name, ("absent", None))[0])
 
 
-def tag_column(name: str) -> Column:
-    """`tags.NAME` as text: strings as they are, other values as JSON. CAST makes numbers of it."""
+def tag_column(name: str, sql_type: SqlType) -> Column:
+    """The value of `tags.NAME` as what it is compared with: a number, a boolean, or text.
+
+    As text, strings are as they are and other values are JSON. A value of another type than asked for is NULL.
+    """
 
     def read(row: GradedRow) -> Any:
         value = (row.interaction.get("tags") or {}).get(name)
-        return value if value is None or isinstance(value, str) else canonical_json(value).decode()
+        match sql_type:
+            case "DOUBLE":
+                return None if isinstance(value, bool) else _number(value)
+            case "BOOLEAN":
+                return value if isinstance(value, bool) else None
+            case _:
+                return value if value is None or isinstance(value, str) else canonical_json(value).decode()
 
-    return Column("VARCHAR", read)
+    return Column(sql_type, read)
 
 
 def _number(value: object) -> float | None:

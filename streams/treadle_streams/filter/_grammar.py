@@ -155,7 +155,8 @@ def _column(text: str, node: exp.Column, metrics: Mapping[str, SqlType]) -> tupl
     name = node.name
     table = node.table.lower()
     if table == "tags":
-        return f"tag {name}", tag_column(name)
+        kind = _compared_with(node)
+        return f"tag {kind} {name}", tag_column(name, kind)
     if table == "metrics":
         known = _metric_name(text, node, metrics)
         return f"metric {known}", metric_column(known, metrics[known])
@@ -173,6 +174,15 @@ def _column(text: str, node: exp.Column, metrics: Mapping[str, SqlType]) -> tupl
         f"no column or metric is called {name!r}{_suggestion(name, [*COLUMNS, *metrics])}",
         *_place(text, node),
     )
+
+
+def _compared_with(node: exp.Expr) -> SqlType:
+    """What stands beside a tag, which has no type of its own."""
+    beside = [n for n in node.parent.iter_expressions() if n is not node] if node.parent else []
+    beside = [n.this if isinstance(n, exp.Neg) else n for n in beside]
+    if any(isinstance(n, exp.Literal) and not n.is_string for n in beside):
+        return "DOUBLE"
+    return "BOOLEAN" if any(isinstance(n, exp.Boolean) for n in beside) else "VARCHAR"
 
 
 def _metric_name(text: str, node: exp.Column, metrics: Mapping[str, SqlType]) -> str:
