@@ -11,6 +11,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "down": ("treadle_streams.supervisor.commands:down", "Stop what `treadle up` started; all data stays."),
     "status": ("treadle_streams.supervisor.commands:status", "Show how broker, services and workspaces are."),
     "workspace": ("treadle_streams.workspaces.commands:workspace", "Create, list, show and delete workspaces."),
+    "worker": ("treadle_streams.worker.cli:command", "Join interactions with their outcomes; runs until stopped."),
     "snapshot": ("treadle_streams.snapshot.cli:snapshot", "Make the next version of a corpus from what has settled."),
     "snapshotter": (
         "treadle_streams.snapshot.cli:snapshotter",

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def run_demo(broker: str, home: Path, *arguments: str, timeout_s: float = 280) -
 
 
 @pytest.fixture(scope="module")
-def demo(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def demo(broker: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One short demo on the session's broker: its report, and what lies behind."""
     home = tmp_path_factory.mktemp("demo")
     file = home / "demo.json"
@@ -44,7 +43,7 @@ def demo(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     report = json.loads(file.read_text())
     workspace = report["workspace"]
-    yield {
+    return {
         "report": report,
         "output": done.stdout,
         "broker": broker,
