@@ -23,7 +23,7 @@ from treadle_streams.supervisor._supervisor import ProcessStatus
 
 __all__ = ["BrokerView", "CorpusView", "Overview", "WorkspaceView", "overview"]
 
-_ASK_S: Final = 5.0
+_ASK_S: Final = 3.0
 _FRESH_S: Final = 10.0
 """A worker writes its status each second; one that has not for so long is not at work."""
 
