@@ -58,14 +58,14 @@ class PendingRows:
         if found.workspace_created_at == workspace.created_at:
             self._offsets, self.keys = found.offsets, set(found.pending)
 
-    def ends(self, admin: Admin) -> dict[int, int]:
-        """Up to where `.progress` is committed now."""
-        name = topic(self._workspace.workspace, "progress")
-        found = admin.stable_offsets((name, p) for p in range(self._workspace.partitions))
-        return {partition: end for (_, partition), end in found.items()}
+    def advance(self, admin: Admin) -> None:
+        """Read on to the present end, and remember. A record that cannot be read is left out of the count: it only informs.
 
-    def advance(self, ends: dict[int, int]) -> None:
-        """Read on to `ends`, and remember. A record that cannot be read is left out of the count: it only informs."""
+        The end is that of the log, not the stable one: the join's position is visible before the markers of the same transaction
+        are on every partition. Reading waits for them, so whatever settled here is on `.graded` when this returns.
+        """
+        where = [(topic(self._workspace.workspace, "progress"), p) for p in range(self._workspace.partitions)]
+        ends = {partition: end for (_, partition), end in admin.end_offsets(where).items()}
         name = topic(self._workspace.workspace, "progress")
         start = {p: self._offsets.get(p, 0) for p in ends if p in self._offsets}
         for record in read(self._servers, name, self._workspace.partitions, start=start, until=ends):

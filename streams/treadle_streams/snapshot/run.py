@@ -135,18 +135,16 @@ class Snapshotter:
         """One run of the policy.
 
         1. wait in rounds until the join has passed the present ends of the inputs
-        2. take the ends: `.progress` first, so that the fold is at least as new as the count of pending rows
-        3. fold `.graded` to its end in untagged commits
+        2. read `.progress` to its end, for the count of pending rows; what it calls settled is on `.graded` by then
+        3. take the end of `.graded` and fold up to it in untagged commits
         4. decide and finish the version
         5. announce it
 
         Raises JoinBehind, LogMismatch, FilterError, CorpusError, LogError. Nothing needs undoing: the next run goes on.
         """
         wait_for_join(self._admin, self._workspace, wait_s, self._tell)  # 1
-        progress_ends = self._pending.ends(self._admin)  # 2
-        graded_ends = self._graded_ends()
-        self._pending.advance(progress_ends)
-        refused = self._fold(graded_ends)  # 3
+        self._pending.advance(self._admin)  # 2
+        refused = self._fold(self._graded_ends())  # 3
         pending = self._pending.count(self.writer.settled, self.writer.unsettled())
         selector = filters.compile(
             self.writer.policy.filter,
