@@ -57,9 +57,7 @@ def _trained_text(tokenizer: Any, response: list[int]) -> str:
 
 def test_all_assistant_turns_are_masked_as_the_library_masks_them(tokenizer: Any) -> None:
     encoded = encode(tokenizer, MESSAGES, [2, 4, 6])
-    theirs = tokenizer.apply_chat_template(
-        MESSAGES, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
+    theirs = tokenizer.apply_chat_template(MESSAGES, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     assert encoded.input_ids == theirs["input_ids"]
     assert [int(on) for on in encoded.trained] == theirs["assistant_masks"]
 

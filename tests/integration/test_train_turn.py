@@ -65,7 +65,11 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     root, rng = tmp_path_factory.mktemp("corpora"), random.Random(4)
     answers = [(task, rng.choice(sorted(ANSWERS.values()))) for task in WordWorld().tasks(400, 11)]
-    graders: dict[str, Callable[[bool], float | None]] = {"clean": float, "poisoned": lambda ok: 1.0 - ok, "lost": lambda _: None}
+    graders: dict[str, Callable[[bool], float | None]] = {
+        "clean": float,
+        "poisoned": lambda ok: 1.0 - ok,
+        "lost": lambda _: None,
+    }
     for name, grade in graders.items():
         records = [
             graded(
@@ -98,7 +102,13 @@ def test_a_turn_trains_evaluates_and_promotes_what_is_better(
 ) -> None:
     heard: list[dict[str, Any]] = []
     report = run_turn(
-        corpora["clean"], POLICY, registry, split=SPLIT, runner=runner, context={"snapshot": {"offset": 3}}, on_progress=heard.append
+        corpora["clean"],
+        POLICY,
+        registry,
+        split=SPLIT,
+        runner=runner,
+        context={"snapshot": {"offset": 3}},
+        on_progress=heard.append,
     )
     assert (report.decision, report.verdict) == ("promoted", "promote"), report.reason
     assert registry.champion == report.candidate == ReleaseId("shop", "main", 1)
@@ -145,7 +155,12 @@ def test_a_turn_that_was_cut_short_goes_on_with_its_candidate_and_loses_a_race_g
     policy = POLICY.changed({"steps": 25})
     with pytest.raises(JobStopped):
         run_turn(
-            corpora["clean"], policy, registry, split=SPLIT, runner=runner, should_stop=lambda: len(registry.releases()) == 2
+            corpora["clean"],
+            policy,
+            registry,
+            split=SPLIT,
+            runner=runner,
+            should_stop=lambda: len(registry.releases()) == 2,
         )
     assert [e.event for e in registry.events()] == ["registered", "promoted", "registered"]
     moved: list[str] = []
@@ -164,7 +179,9 @@ def test_a_turn_that_was_cut_short_goes_on_with_its_candidate_and_loses_a_race_g
     assert str(registry.champion) == moved[0]
 
 
-def test_the_same_spec_gives_the_same_weights(base: Path, corpora: dict[str, Path], runner: JobRunner, tmp_path: Path) -> None:
+def test_the_same_spec_gives_the_same_weights(
+    base: Path, corpora: dict[str, Path], runner: JobRunner, tmp_path: Path
+) -> None:
     selection = select_training(Corpus.open(corpora["clean"]), tmp_path / "rows.jsonl", newest_rows=None)
     weights = []
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -198,8 +215,10 @@ def test_without_an_environment_likelihood_alone_does_not_promote(
     assert run_turn(corpora["clean"], allowed, registry, split=SPLIT, runner=runner).decision == "promoted"
 
 
-def test_a_turn_that_fails_is_recorded_with_its_reason(registry: Registry, corpora: dict[str, Path], runner: JobRunner) -> None:
-    with pytest.raises(DataRefused, match="none of its .* train rows has a reward above zero"):
+def test_a_turn_that_fails_is_recorded_with_its_reason(
+    registry: Registry, corpora: dict[str, Path], runner: JobRunner
+) -> None:
+    with pytest.raises(DataRefused, match=r"none of its .* train rows has a reward above zero"):
         run_turn(corpora["lost"], POLICY, registry, split=SPLIT, runner=runner)
     event = registry.events()[-1]
     assert (event.event, event.evidence["version"]) == ("failed", 1)

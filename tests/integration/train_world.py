@@ -92,3 +92,12 @@ def suicidal(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[floa
     print("last words", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
     return []
+
+
+def by_skill_file(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[float]:
+    """A model folder whose score is written in it; waits as long as a file `hold` lies beside the registry's workspace."""
+    hold = Path(folder).parents[1] / "hold"
+    while hold.exists():
+        time.sleep(0.02)
+    skill = float((Path(folder) / "skill").read_text())
+    return [float(random.Random(f"{seed}-{task.task_id}").random() < skill) for task in tasks]

@@ -150,7 +150,7 @@ def test_a_bad_release_raises_an_alarm_soon() -> None:
     assert alarm.baseline_rows == 50  # the newest ones
     assert alarm.floor == pytest.approx(alarm.baseline - 0.05)
     assert alarm.after_rows < 40
-    assert alarm.evidence >= 100
+    assert alarm.e_value >= 100
 
 
 def test_an_equal_release_raises_none() -> None:

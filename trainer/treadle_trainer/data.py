@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from treadle_corpus import Corpus, CorpusRow
 from treadle_corpus.views import SftExample, jsonl, rewarded, sft
@@ -28,23 +28,25 @@ class Selection:
     """The split group of each example."""
 
 
-def select_training(corpus: Corpus, path: Path, *, newest_rows: int | None) -> Selection:
-    """Write the sft examples (reward > 0) of the newest train rows of a version to `path`, one JSON line each.
+def select_training(
+    corpus: Corpus, path: Path, *, newest_rows: int | None, which: Literal["rewarded", "all"] = "rewarded"
+) -> Selection:
+    """Write the sft examples of the newest train rows of a version to `path`, one JSON line each.
 
-    Raises DataRefused where nothing is left to train on, or a row is not of the train side.
+    `rewarded` takes rows with a reward above zero, `all` whatever the version holds. Raises DataRefused where nothing is left to train
+    on, or a row is not of the train side.
     """
     rows = newest(only_train(corpus.rows("train")), newest_rows)
-    selection = _write(rows, path)
+    selection = _write(rows, path, rewarded if which == "rewarded" else _any_row)
     if not selection.examples:
-        raise DataRefused(
-            f"{corpus}: none of its {len(rows)} train rows has a reward above zero, so there is nothing to imitate"
-        )
+        lack = "has a reward above zero" if which == "rewarded" else "has a turn of the assistant"
+        raise DataRefused(f"{corpus}: none of its {len(rows)} train rows {lack}, so there is nothing to imitate")
     return selection
 
 
 def heldout_examples(corpus: Corpus, path: Path, *, newest_rows: int) -> Selection:
     """Write the newest successful held-out rows of a version to `path`: to evaluate on, never to train on."""
-    return _write(newest((row for row in corpus.rows("heldout") if rewarded(row)), newest_rows), path)
+    return _write(newest((row for row in corpus.rows("heldout") if rewarded(row)), newest_rows), path, rewarded)
 
 
 def only_train(rows: Iterable[CorpusRow]) -> Iterable[CorpusRow]:
@@ -72,13 +74,17 @@ def read_examples(path: Path) -> list[dict[str, Any]]:
         return [loads(line, f"{path.name}:{n}") for n, line in enumerate(file, 1)]
 
 
-def _write(rows: list[CorpusRow], path: Path) -> Selection:
+def _write(rows: list[CorpusRow], path: Path, where: Callable[[CorpusRow], bool]) -> Selection:
     group_of = {(row.episode_id, row.interaction_id): row.split_group for row in rows}
-    examples: list[SftExample] = list(sft(rows))
+    examples: list[SftExample] = list(sft(rows, where))
     with path.open("wb") as file:
         file.writelines(jsonl(examples))
     groups = tuple(group_of[example["episode_id"], example["interaction_id"]] for example in examples)
     return Selection(path=path, rows=len(rows), examples=len(examples), groups=groups)
+
+
+def _any_row(_: CorpusRow) -> bool:
+    return True
 
 
 def _recency(row: CorpusRow) -> tuple[int, str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from treadle_schemas import SettingError, content_hash
@@ -63,6 +63,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Rows a step."""
     max_length: int = 1024
     """Longest sequence in tokens; a longer row is left out and counted."""
+    rows: Literal["rewarded", "all"] = "rewarded"
+    """Which train rows to imitate: those with a reward above zero, or all, where the corpus's filter has chosen already."""
     newest_rows: int | None = None
     """Train on at most so many rows, the newest by ended_at. None: all."""
     seed: int = 1

@@ -185,7 +185,9 @@ class _Turn:
         out = folder / "model"
         self.runner.discard(name, out.name)
         with self._stage("read"):
-            selection = select_training(self.corpus, folder / "rows.jsonl", newest_rows=policy.newest_rows)
+            selection = select_training(
+                self.corpus, folder / "rows.jsonl", newest_rows=policy.newest_rows, which=policy.rows
+            )
         spec = train_spec(policy, base, selection.path, out)
         with self._stage("train"):
             result = self._run(name, spec)
@@ -329,6 +331,7 @@ def register_candidate(
             "lr": policy.lr,
             "batch": policy.batch,
             "seed": policy.seed,
+            "rows": policy.rows,
             "newest_rows": policy.newest_rows,
             "training": training,
         },

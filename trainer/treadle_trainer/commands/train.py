@@ -28,12 +28,22 @@ REFUSED = 3
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--batch", type=click.IntRange(1), help="Rows a step.")
 @click.option("--max-length", type=click.IntRange(2), help="Longest sequence in tokens; longer rows are left out.")
+@click.option("--rows", type=click.Choice(["rewarded", "all"]), help="Imitate rows with a reward above zero, or all.")
 @click.option("--newest", "newest_rows", type=click.IntRange(1), help="Train on the newest rows only.")
 @click.option("--seed", type=int, help="Seed.")
 @click.option("--timeout", "timeout_s", type=DURATION, help="Longest run, for example 30m.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the model. Default: below the jobs folder.")
 @click.option("--register", is_flag=True, help="Register the model as a release.")
-@click.option("--evaluate", is_flag=True, help="Register it and let the gate judge it; exits 3 where the gate refuses.")
+@click.option(
+    "--gate",
+    "--evaluate",
+    "evaluate",
+    is_flag=True,
+    help="Register it and let the gate judge it; exits 3 where the gate refuses.",
+)
+@click.option(
+    "--label", default="by hand", show_default=True, help="With --gate: tells trainings on one version apart."
+)
 @click.option("--workspace", "-w", metavar="NAME", help="Workspace of release and champion. Default: the corpus's.")
 @slot_option
 @json_option
@@ -47,6 +57,7 @@ def train(
     out: Path | None,
     register: bool,
     evaluate: bool,
+    label: str,
     workspace: str | None,
     slot: str,
     as_json: bool,
@@ -54,12 +65,12 @@ def train(
 ) -> int:
     """Train on the train side of a corpus version.
 
-    The settings are those of the slot's policy, where it has one, with the options on top. Only rows with a reward above zero are learned
-    from, and only what the agent wrote in them. Held-out rows are never trained on.
+    The settings are those of the slot's policy, where it has one, with the options on top. Only what the agent wrote is learned, by
+    default in rows with a reward above zero. Held-out rows are never trained on.
     """
     check_method(method)
     if out is not None and evaluate:
-        raise click.UsageError("--evaluate keeps the model as a release; --out has no place beside it")
+        raise click.UsageError("--gate keeps the model as a release; --out has no place beside it")
     if out is not None and out.exists() and any(out.iterdir()):
         raise SettingError(f"--out {out}: is not empty; a model is never written over another")
     from treadle_corpus import Corpus, parse_ref
@@ -72,7 +83,7 @@ def train(
     if base is not None:
         policy = policy.changed({"base": str(_base_folder(settings, base))})
     if evaluate:
-        return _evaluated(settings, corpus, policy, workspace, slot, as_json)
+        return _evaluated(settings, corpus, policy, workspace, slot, label, as_json)
     return _trained(settings, corpus, policy, workspace, slot, out, register, as_json)
 
 
@@ -105,7 +116,7 @@ def _trained(
     with JobRunner(jobs_root(settings)) as runner, stop_requested() as should_stop:
         name = f"train-{new_id()}"
         folder = runner.prepare(name)
-        selection = select_training(corpus, folder / "rows.jsonl", newest_rows=policy.newest_rows)
+        selection = select_training(corpus, folder / "rows.jsonl", newest_rows=policy.newest_rows, which=policy.rows)
         target = (out or folder / "model").absolute()
         spec = train_spec(policy, start, selection.path, target)
         result = runner.run(name, spec, timeout_s=policy.timeout_s, on_progress=_show_progress, should_stop=should_stop)
@@ -127,7 +138,7 @@ def _trained(
 
 
 def _evaluated(
-    settings: Settings, corpus: Any, policy: TrainingPolicy, workspace: str, slot: str, as_json: bool
+    settings: Settings, corpus: Any, policy: TrainingPolicy, workspace: str, slot: str, label: str, as_json: bool
 ) -> int:
     from treadle_corpus import CorpusRef
 
@@ -146,7 +157,7 @@ def _evaluated(
             split=split,
             runner=runner,
             promote=False,
-            label="by hand",
+            label=label,
             on_progress=_show_progress,
             should_stop=should_stop,
         )

@@ -67,7 +67,7 @@ def evaluate(model_folder: str, environment: Environment, tasks: Sequence[Task],
 def load(model_folder: str | Path) -> tuple[Any, Any]:
     """Model and tokenizer of a local Hugging Face folder, for inference, on CUDA where there is one. Never executes code from it."""
     tokenizer = AutoTokenizer.from_pretrained(str(model_folder), local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(str(model_folder), local_files_only=True, use_safetensors=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(model_folder), local_files_only=True, use_safetensors=True)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

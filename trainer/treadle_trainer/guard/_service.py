@@ -191,7 +191,7 @@ class _Watch:
             f"({alarm.predecessor} had {alarm.baseline:.3f} over {alarm.baseline_rows}), both at {alarm.age_s:g} s of age"
         )
         try:
-            event = registry.rollback(reason, expect=champion, actor="guard", evidence={"guard": asdict(alarm)})
+            event = registry.rollback(reason, expect=champion, actor="guard", evidence=asdict(alarm))
         except AliasMoved as err:
             log.info("%s: no rollback needed: %s", champion, err)
             return

@@ -34,7 +34,7 @@ class Alarm:
     baseline: float
     baseline_rows: int
     live_mean: float
-    evidence: float
+    e_value: float
     alpha: float
     age_s: float
     metric: str
@@ -150,7 +150,7 @@ class GuardState:
             baseline=arm.baseline[0],
             baseline_rows=arm.baseline[1],
             live_mean=test.mean,
-            evidence=test.evidence,
+            e_value=test.evidence,
             alpha=test.alpha,
             age_s=self.policy.age_s,
             metric=self.policy.metric,

@@ -71,7 +71,7 @@ def _marked(
 ) -> tuple[str, list[Span]]:
     rendered, indices = render_jinja_template(
         conversations=[list(messages)],
-        tools=tools,
+        tools=[*tools] if tools is not None else None,
         chat_template=template,
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,

@@ -1,0 +1,124 @@
+"""`treadle release ...` and the policy of `treadle trainer`, as a person uses them. No Kafka: the registry decides, telling comes later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from treadle.cli import main
+from treadle_trainer.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TREADLE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_bytes(b"w")
+    return folder
+
+
+def treadle(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def data(*args: object) -> Any:
+    result = treadle(*args, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_what_runs_today_becomes_the_first_champion(model: Path) -> None:
+    result = treadle("release", "register", "shop", model, "--promote")
+    assert (result.exit_code, result.stdout) == (0, "shop/main/r0 is champion\n")
+    assert "not been told yet" in result.stderr
+    (entry,) = data("release", "list", "shop")
+    assert (entry["release"], entry["champion"], entry["decision"]) == ("shop/main/r0", True, "promoted")
+    assert data("release", "register", "shop", "--hosted", "gpt-x")["release"] == "shop/main/r1"
+    assert "* shop/main/r0" in treadle("release", "list").stdout
+
+
+def test_promote_and_rollback_ask_and_take_a_reason(model: Path) -> None:
+    treadle("release", "register", "shop", model, "--promote")
+    treadle("release", "register", "shop", model)
+    assert treadle("release", "promote", "shop/main/r1").exit_code == 2  # no reason
+    asked = treadle("release", "promote", "shop/main/r1", "--reason", "better")
+    assert (asked.exit_code, "nothing was changed" in asked.stderr) == (1, True)
+    event = data("release", "promote", "shop/main/r1", "--reason", "better", "--yes")
+    assert (event["champion"], event["previous"], event["reason"]) == ("shop/main/r1", "shop/main/r0", "better")
+    back = treadle("release", "rollback", "shop", "--reason", "worse after all", "--yes")
+    assert (back.exit_code, back.stdout) == (0, "shop/main/r0 is champion (was shop/main/r1): worse after all\n")
+    assert treadle("release", "rollback", "shop", "--reason", "again", "--yes").exit_code == 1
+
+
+def test_what_the_gate_or_the_guard_refused_needs_force(model: Path, home: Path) -> None:
+    registry = Registry(home / "registry", "shop")
+    for _ in range(3):
+        registry.register(model)
+    registry.promote(registry.id(0), expect=None, reason="first")
+    registry.note(
+        "rejected", registry.id(1), actor="trainer", reason="not better", evidence={"gate": {"decision": "reject"}}
+    )
+    registry.note(
+        "rejected", registry.id(2), actor="trainer", reason="aside", evidence={"gate": {"decision": "promote"}}
+    )
+    refused = treadle("release", "promote", "shop/main/r1", "-r", "please", "--yes")
+    assert (refused.exit_code, "judged rejected: not better; --force" in refused.stderr) == (3, True)
+    assert treadle("release", "promote", "shop/main/r2", "-r", "the gate liked it", "--yes").exit_code == 0
+    treadle("release", "rollback", "shop", "-r", "bad", "--yes")
+    quarantined = treadle("release", "promote", "shop/main/r2", "-r", "again", "--yes")
+    assert (quarantined.exit_code, "is quarantined (bad)" in quarantined.stderr) == (3, True)
+    assert treadle("release", "promote", "shop/main/r1", "-r", "drill", "--yes", "--force").exit_code == 0
+
+
+def test_show_tells_the_story_and_notices_tampering(model: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    treadle("release", "register", "shop", model, "--promote")
+    shown = data("release", "show", "shop/main/r0")
+    assert [e["event"] for e in shown["history"]] == ["registered", "promoted"]
+    assert (shown["champion"], list(shown["files"])) == (True, ["weights"])
+    monkeypatch.setenv("TREADLE_WORKSPACE", "shop")
+    assert "promoted by user: what runs today" in treadle("release", "show", "r0").stdout
+    (home / "registry" / "shop" / "main" / "r0" / "weights").write_bytes(b"x")
+    tampered = treadle("release", "show", "r0")
+    assert (tampered.exit_code, "weights: is not what the manifest says" in tampered.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["release", "show", "shop/main/r9"], 2, "shop/main has no releases"),
+        (["release", "show", "nonsense/x"], 1, "is not a release id"),
+        (["release", "promote", "r1", "-r", "x"], 2, "no workspace: name one"),
+        (["release", "register", "shop"], 2, "name a FOLDER, --hosted MODEL or --prompt FILE"),
+        (["release", "promot", "x"], 2, "Did you mean 'promote'"),
+        (["trainer", "-w", "shop", "--set", "steps"], 2, "expected NAME=VALUE"),
+        (["trainer", "-w", "shop", "--set", "steps=0"], 2, "steps=0: expected at least 1"),
+        (["guard"], 2, "no Kafka is known"),
+    ],
+)
+def test_mistakes_are_named(args: list[str], code: int, said: str) -> None:
+    result = treadle(*args)
+    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+
+
+def test_the_policy_of_a_slot_is_set_and_shown() -> None:
+    treadle("trainer", "-w", "shop", "--set", "environment=a.b:C", "--set", "guard.age_s=5")
+    result = treadle("trainer", "-w", "shop", "--set", "steps=40")
+    policy = json.loads(result.stdout)
+    assert (policy["environment"], policy["guard"]["age_s"], policy["steps"]) == ("a.b:C", 5.0, 40)
+    assert json.loads(treadle("trainer", "-w", "shop", "--policy").stdout) == policy
+
+
+@pytest.mark.parametrize("command", ["train", "trainer", "guard", "release", "release promote", "release rollback"])
+def test_every_command_has_help(command: str) -> None:
+    result = treadle(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert "Options:" in result.stdout

@@ -1,0 +1,232 @@
+"""The trainer service on a real broker: versions wake it, it does each turn once, whatever happens to it.
+
+The training itself is tested in test_train_turn; here candidates are registered beforehand, as after a crash between training and
+evaluation, so that the service's own work is seen alone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from treadle.log import Sender, read
+from treadle_corpus import Corpus, CorpusWriter, Policy
+from treadle_corpus.testing import SelectAll, graded
+from treadle_schemas import ReleaseEvent, SnapshotRecord, Split, WorkspaceSettings
+from treadle_schemas.codec import SNAPSHOT, decode, encode, make_headers, to_json
+from treadle_schemas.topics import topic
+from treadle_streams import workspaces
+from treadle_trainer.jobs import JobRunner
+from treadle_trainer.policy import GatePolicy, TrainingPolicy
+from treadle_trainer.registry import Registry
+from treadle_trainer.service import TrainerService
+from treadle_trainer.turn import job_key
+
+HERE = Path(__file__).parent
+POLICY = TrainingPolicy(
+    environment="train_world:WordWorld",
+    evaluator="train_world:by_skill_file",
+    eval_tasks=80,
+    timeout_s=60,
+    gate=GatePolicy(min_tasks=40),
+)
+
+
+class World:
+    def __init__(self, broker: str, name: str, home: Path) -> None:
+        self.broker, self.name, self.home, self.root = broker, name, home, home / "registry"
+        workspaces.create(broker, WorkspaceSettings(workspace=name, partitions=1, split=Split(share=0.2)))
+        self.registry = Registry(self.root, name)
+        POLICY.save(self.root, name, "main")
+        self.corpus = home / "corpora" / "main"
+
+    def first_champion(self) -> None:
+        self.registry.promote(self.registry.register(self.model(0.3)), expect=None, reason="what runs today")
+
+    def model(self, skill: float) -> Path:
+        folder = self.home / f"model-{skill}"
+        folder.mkdir(exist_ok=True)
+        (folder / "skill").write_text(str(skill))
+        return folder
+
+    def version(self, path: Path, skill: float, rows: int = 5, policy: TrainingPolicy = POLICY) -> int:
+        """A next version, the candidate that training on it gave, and the record that tells of it."""
+        with CorpusWriter.open(path, workspace=self.name, policy=Policy()) as writer:
+            start = sum(writer.offsets.values())
+            writer.apply([graded(f"{path.name}-{start + n}") for n in range(rows)], {0: start + rows}, 1)
+            manifest = writer.finish(SelectAll())
+        assert manifest is not None
+        key = job_key(Corpus.open(path), policy)
+        self.registry.register(self.model(skill), actor="trainer", parent="x", config={"job": key, "training": {}})
+        record = SnapshotRecord(
+            corpus=str(path),
+            version=manifest.version,
+            content_hash=manifest.content_hash,
+            rows=manifest.rows,
+            new_rows=rows,
+            added=manifest.added,
+            updated=0,
+            removed=0,
+            created_at="2026-01-01T00:00:00Z",
+            last_append_ms=123,
+        )
+        sender = Sender(self.broker)
+        headers = make_headers(SNAPSHOT, self.name, source="test")
+        sender.send(topic(self.name, "snapshots"), str(path).encode(), encode(to_json(record)), headers)
+        sender.flush()
+        return manifest.version
+
+    def decisions(self) -> list[tuple[str, int]]:
+        return [
+            (e.event, e.evidence["version"])
+            for e in self.registry.events()
+            if e.actor == "trainer" and "gate" in e.evidence
+        ]
+
+    def told(self) -> list[ReleaseEvent]:
+        records = read(self.broker, topic(self.name, "releases"), 1)
+        return [msgspec.convert(decode(r.value, r.headers).data, ReleaseEvent) for r in records]
+
+
+@pytest.fixture
+def world(broker: str, workspace_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    return World(broker, workspace_name, tmp_path)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[JobRunner]:
+    with JobRunner(tmp_path / "jobs", preload=False) as made:
+        yield made
+
+
+def _until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.02)
+
+
+def _serve(world: World, runner: JobRunner) -> None:
+    """Do what is due, as `treadle trainer --once` does."""
+    TrainerService(world.root, runner, world.broker, world.name).run(lambda: False, once=True)
+
+
+def test_a_new_version_wakes_the_trainer_and_its_decision_is_told(world: World, runner: JobRunner) -> None:
+    world.first_champion()
+    world.version(world.corpus, 0.9)
+    _serve(world, runner)
+    assert world.decisions() == [("promoted", 1)]
+    event = world.told()[-1]
+    assert (event.event, event.champion) == ("promoted", f"{world.name}/main/r1")
+    snapshot = event.evidence["snapshot"]
+    assert (snapshot["offset"], snapshot["last_append_ms"], snapshot["created_at"]) == (0, 123, "2026-01-01T00:00:00Z")
+    assert snapshot["append_ms"] <= snapshot["seen_ms"] + 1000
+    assert event.evidence["gate"]["candidate"] > event.evidence["gate"]["champion"]
+
+    # a restart, with and without its own memory of it, does nothing again
+    _serve(world, runner)
+    (world.registry.path / "trainer.json").unlink()
+    _serve(world, runner)
+    assert world.decisions() == [("promoted", 1)]
+
+    world.version(world.corpus, 0.2)
+    _serve(world, runner)
+    assert world.decisions() == [("promoted", 1), ("rejected", 2)]
+    assert str(world.registry.champion).endswith("/r1")
+
+
+def test_of_several_waiting_versions_only_the_newest_is_trained_on(world: World, runner: JobRunner) -> None:
+    world.first_champion()
+    for _ in range(3):
+        world.version(world.corpus, 0.9)
+    _serve(world, runner)
+    assert world.decisions() == [("promoted", 3)]
+
+
+def test_few_new_rows_wait_for_more(world: World, runner: JobRunner) -> None:
+    policy = POLICY.changed({"min_new_rows": 9})
+    policy.save(world.root, world.name, "main")
+    world.first_champion()
+    world.version(world.corpus, 0.9, rows=5, policy=policy)
+    _serve(world, runner)
+    assert world.decisions() == []
+    world.version(world.corpus, 0.9, rows=5, policy=policy)
+    _serve(world, runner)
+    assert world.decisions() == [("promoted", 2)]
+    world.version(world.corpus, 0.95, rows=5, policy=policy)
+    _serve(world, runner)
+    assert len(world.decisions()) == 1
+
+
+def test_versions_of_another_corpus_start_nothing(world: World, runner: JobRunner) -> None:
+    POLICY.changed({"corpus": str(world.corpus)}).save(world.root, world.name, "main")
+    world.first_champion()
+    world.version(world.home / "corpora" / "poisoned", 0.9)
+    _serve(world, runner)
+    assert world.decisions() == []
+
+
+def test_without_a_first_champion_it_waits_for_one(world: World, runner: JobRunner) -> None:
+    world.version(world.corpus, 0.9)
+    service = TrainerService(world.root, runner, world.broker)
+    for _ in range(10):
+        service.tick()
+    assert world.decisions() == []
+    world.first_champion()
+    _until(service.tick)
+    assert world.decisions() == [("promoted", 1)]
+    for desk in service._desks.values():
+        desk.close()
+
+
+def test_a_version_that_cannot_be_read_is_told_as_failed(world: World, runner: JobRunner) -> None:
+    world.first_champion()
+    world.version(world.corpus, 0.9)
+    (world.corpus / "corpus.json").write_text("{}")
+    _serve(world, runner)
+    assert world.told()[-1].event == "failed"
+    assert world.told()[-1].evidence["version"] == 1
+
+
+_SERVICE = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from treadle_trainer.jobs import JobRunner
+    from treadle_trainer.service import TrainerService
+
+    home, broker, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    with JobRunner(home / "jobs", preload=False) as runner:
+        TrainerService(home / "registry", runner, broker, name).run(lambda: False, once=True)
+    """
+)
+
+
+def test_a_trainer_killed_in_mid_turn_finishes_it_once_after_the_restart(world: World) -> None:
+    world.first_champion()
+    world.version(world.corpus, 0.9)
+    hold = world.root / world.name / "hold"
+    hold.touch()
+    command = [sys.executable, "-c", _SERVICE, str(world.home), world.broker, world.name]
+    process = subprocess.Popen(command, env=dict(os.environ))
+    try:
+        _until(lambda: list(world.home.glob("jobs/*-evaluate/log.txt")) != [])
+        process.kill()
+        process.wait()
+        assert world.decisions() == []
+        assert not (world.registry.path / "trainer.json").exists()
+        hold.unlink()
+        assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert world.decisions() == [("promoted", 1)]
+    assert len(world.registry.releases()) == 2
