@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import cast
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -26,8 +27,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from treadle.errors import LogError, LogUnreachable
-from treadle.log._common import Partition, translate
+from treadle.errors import LogError, LogUnreachable, TopicMissing
+from treadle.log._common import Partition, missing_topics, translate
 
 # typed as optional in the library, though they are made on the first call
 _LATEST = cast(OffsetSpec, OffsetSpec.latest())  # type: ignore[no-untyped-call]
@@ -39,7 +40,10 @@ class Admin:
 
     def __init__(self, bootstrap_servers: str) -> None:
         self._servers = bootstrap_servers
-        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+        self._admin = self._client()
+
+    def _client(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self._servers, "log_level": 0})
 
     def partitions(self, timeout_s: float = 10.0) -> dict[str, int]:
         """Partition count by topic. Raises LogUnreachable."""
@@ -152,11 +156,20 @@ class Admin:
 
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """A group's committed positions; -1001 or lower where it has none is given as 0."""
-        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(t, p) for t, p in partitions])
+        # not through the admin client: librdkafka 2.16 crashes the process when a coordinator that is not ready yet answers
+        # its OffsetFetch with an error (rd_kafka_cgrp_op on a client without a group). This consumer joins nothing.
+        consumer = Consumer(
+            {"bootstrap.servers": self._servers, "group.id": group, "enable.auto.commit": False, "log_level": 0}
+        )
         try:
-            found = self._admin.list_consumer_group_offsets([asked])[group].result(30).topic_partitions
+            found = consumer.committed([TopicPartition(t, p) for t, p in partitions], timeout=30)
+            for tp in found:
+                if tp.error is not None:
+                    raise KafkaException(tp.error)
         except KafkaException as err:
             raise translate(err, f"asking for the offsets of group {group}") from err
+        finally:
+            consumer.close()
         return {(tp.topic, tp.partition): max(tp.offset, 0) for tp in found}
 
     def _offsets(
@@ -168,5 +181,16 @@ class Admin:
         try:
             answers = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=10)
             return {(tp.topic, tp.partition): f.result(15).offset for tp, f in answers.items()}
-        except KafkaException as err:
-            raise translate(err, "asking for offsets") from err
+        except (KafkaException, FutureTimeout) as err:
+            # a client that saw a broker before its restart keeps that leader epoch and is refused for good: the next
+            # question goes through a new one
+            self._admin = self._client()
+            if isinstance(err, FutureTimeout):
+                raise LogUnreachable(f"asking {self._servers} for offsets: no answer in 15 s") from err
+            error = translate(err, "asking for offsets")
+            if not isinstance(error, LogUnreachable):
+                # the client's words for a topic that does not exist are "no leaders found"
+                missing = sorted({tp.topic for tp in request} - self.partitions().keys())
+                if missing:
+                    raise TopicMissing(missing_topics(missing)) from err
+            raise error from err
