@@ -52,14 +52,20 @@ class Clockwork(threading.Thread):
     """Ticks once a second. `reading` is the newest reading, for the lane to pick up."""
 
     def __init__(
-        self, settings: WorkerSettings, view: Callable[[], View], status: StatusFile, caught_up: Callable[[], None]
+        self,
+        settings: WorkerSettings,
+        view: Callable[[], View],
+        status: StatusFile,
+        caught_up: Callable[[], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
-        """`caught_up` is called after each tick at which everything that was there is joined."""
+        """`caught_up` is called after each tick at which everything that was there is joined; `failed` ends the process."""
         super().__init__(name="treadle-clockwork", daemon=True)
         self._settings = settings
         self._view = view
         self._status = status
         self._caught_up = caught_up
+        self._failed = failed
         self._admin = Admin(settings.servers)
         self._sender = Sender(settings.servers, timeout_s=5.0)
         self._names: dict[Input, str] = {kind: topics.topic(settings.workspace, kind) for kind in INPUTS}
@@ -73,7 +79,13 @@ class Clockwork(threading.Thread):
         self._quit.set()
 
     def run(self) -> None:
-        """The thread."""
+        """The thread: without it no clock moves, so whatever it cannot handle ends the process."""
+        try:
+            self._run()
+        except BaseException as err:
+            self._failed(err)
+
+    def _run(self) -> None:
         while not self._quit.wait(self._settings.tick_s):
             view = self._view()
             reading = self._read(sorted(view.metas)) if view.state == "running" else None
@@ -86,7 +98,8 @@ class Clockwork(threading.Thread):
     def _read(self, partitions: list[int]) -> Reading | None:
         try:
             times = self._tell_time(partitions)
-            ends = self._admin.end_offsets((name, p) for name in self._names.values() for p in partitions)
+            inputs = [(name, p) for name in self._names.values() for p in partitions]
+            ends = self._admin.end_offsets(inputs)
         except LogError as err:
             # the broker is away: the clock stands still until it is back
             if not self._complained:

@@ -16,7 +16,7 @@ from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from treadle.errors import LogError
-from treadle.log import Admin
+from treadle.log import Admin, Partition
 from treadle_schemas import topics
 
 from treadle_streams.join import INPUTS, Meta
@@ -135,16 +135,15 @@ def _checked(
     return metas, behind
 
 
-def _asked(
-    current: Callable[[], bool], question: Callable[[], dict[tuple[str, int], int]]
-) -> dict[tuple[str, int], int]:
+def _asked(current: Callable[[], bool], question: Callable[[], dict[Partition, int]]) -> dict[Partition, int]:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         if not current():
             raise Overtaken
         try:
             return question()
-        except LogError as err:
-            if not err.retriable or time.monotonic() > deadline:
+        except LogError:
+            # a broker that restarts answers with all sorts of things before it answers
+            if time.monotonic() > deadline:
                 raise
         time.sleep(_RETRY_S)

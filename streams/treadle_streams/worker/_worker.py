@@ -47,7 +47,7 @@ def run_worker(settings: WorkerSettings) -> int:
     status = StatusFile(status_path(settings.home, settings.workspace, instance), settings.workspace)
     app = hooks.make_app(settings, folder, _end_process)
     lane = Lane(settings, workspace, hooks.generation_of(app), lambda: clockwork.reading, _end_process)
-    clockwork = Clockwork(settings, lambda: lane.view, status, _stopper(settings.once_caught_up))
+    clockwork = Clockwork(settings, lambda: lane.view, status, _stopper(settings.once_caught_up), _end_process)
     app.lane = lane
     lane.start()
     clockwork.start()
