@@ -131,6 +131,8 @@ def read_outcome(value: dict[str, Any]) -> Outcome:
     for field, target in zip(("interaction_id", "episode_id", "reference"), targets, strict=True):
         if target is not None:
             check_id(target, f"$.{field}")
+    if event.op == "set" and "value" not in value:
+        raise FieldError("$.value", "is missing; write null where the source has no value")
     if event.op == "set" and event.outcome_id is None:
         raise FieldError("$.outcome_id", "is missing: without it a repeated event cannot be told from a second outcome")
     if event.outcome_id is not None:

@@ -1,0 +1,63 @@
+"""A recorder's sink for tests: nothing leaves the process.
+
+sink = MemorySink()
+recorder = Recorder("shop", sink=sink)
+...
+assert sink.interactions[0]["task_id"] == "refund"
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from treadle_schemas.codec import INTERACTION, OUTCOME, Event, Headers, decode
+
+from treadle._delivery import Done
+
+__all__ = ["MemorySink", "Sent"]
+
+
+class Sent(NamedTuple):
+    """One event as it would have been sent."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers
+
+    @property
+    def event(self) -> Event:
+        """The event as a reader decodes it."""
+        return decode(self.value, list(self.headers))
+
+
+class MemorySink:
+    """Keeps what a recorder sends, in order."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+
+    @property
+    def interactions(self) -> list[dict[str, Any]]:
+        """The values of the recorded interactions."""
+        return [sent.event.data for sent in self.sent if sent.event.type == INTERACTION]
+
+    @property
+    def outcomes(self) -> list[dict[str, Any]]:
+        """The values of the recorded outcomes and retractions."""
+        return [sent.event.data for sent in self.sent if sent.event.type == OUTCOME]
+
+    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
+        """Keep one event."""
+        self.sent.append(Sent(topic, key, value, headers))
+        done(None)
+
+    def flush(self, timeout_s: float) -> None:
+        """Nothing to wait for."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def after_fork(self) -> None:
+        """The child begins with a copy of what the parent recorded; it is the parent's."""
+        self.sent = []
