@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -24,6 +25,9 @@ from treadle_schemas.records import GradedRow, SnapshotRecord
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 from treadle_streams import workspaces
+
+if TYPE_CHECKING:
+    from treadle_streams.broker import LocalBroker
 
 PARTITIONS = 3
 ROWS = 400
@@ -173,3 +177,39 @@ def test_every_version_is_the_exact_fold_of_its_offsets_whenever_the_snapshotter
     assert {t.version for t in told} >= set(made[:-1])
     assert not list(read(broker, topic(workspace_name, "dead-letter"), PARTITIONS))
     print(f"{len(made)} versions, {producer.count} records, all equal to the fold of their offsets")
+
+
+@pytest.mark.fault
+@pytest.mark.long
+def test_the_snapshotter_outlives_two_deaths_of_the_broker(
+    own_broker: LocalBroker, workspace_name: str, tmp_path: Path
+) -> None:
+    servers = own_broker.bootstrap
+    workspaces.create(servers, WorkspaceSettings(workspace=workspace_name, partitions=PARTITIONS))
+    corpus, log = tmp_path / "corpus", tmp_path / "snapshotter.log"
+    producer = Producer(servers, workspace_name, 1)
+    producer.start()
+    process = start(servers, workspace_name, corpus, tmp_path, log)
+    try:
+        for _ in range(2):
+            before, deadline = newest(corpus), time.monotonic() + 60
+            while newest(corpus) == before:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            own_broker.kill()
+            own_broker.start()
+        producer.end()
+        records = list(read(servers, topic(workspace_name, "graded"), PARTITIONS))
+        ends = {str(p): max(r.offset + 1 for r in records if r.partition == p) for p in range(PARTITIONS)}
+        deadline = time.monotonic() + 60
+        while Corpus.open(corpus).manifest.offsets != ends:
+            assert time.monotonic() < deadline, log.read_text()
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+    finally:
+        producer.end()
+        process.kill()
+        process.wait()
+    for number in versions(corpus):
+        version = Corpus.open(f"{corpus}@v{number}")
+        assert version.manifest.content_hash == recount(records, version.manifest.offsets)

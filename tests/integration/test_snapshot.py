@@ -225,7 +225,7 @@ def test_a_run_waits_for_the_join_and_names_the_partition_it_waits_for(log: Log,
     assert [r.version for r in done] == [1]
 
 
-def test_a_new_version_whose_record_was_lost_is_announced_at_the_next_start(
+def test_a_version_whose_record_was_lost_is_announced_at_the_next_start(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.graded(graded("a"))

@@ -14,7 +14,7 @@ from treadle_schemas.topics import topic
 __all__ = ["announce", "announce_if_missing"]
 
 
-def announce(sender: Sender, corpus: Path, manifest: Manifest) -> None:
+def announce(servers: str, corpus: Path, manifest: Manifest) -> None:
     """Write the record of a version and wait for its acknowledgement. Raises NotDelivered."""
     record = SnapshotRecord(
         corpus=str(corpus),
@@ -30,11 +30,12 @@ def announce(sender: Sender, corpus: Path, manifest: Manifest) -> None:
     )
     headers = make_headers(SNAPSHOT, manifest.workspace, source="treadle/snapshot")
     name = topic(manifest.workspace, "snapshots")
+    sender = Sender(servers)  # a new one: one that ever failed to deliver says so for ever
     sender.send(name, record.corpus.encode(), encode(to_json(record)), headers, 0)
     sender.flush()
 
 
-def announce_if_missing(servers: str, sender: Sender, corpus: Path, manifest: Manifest) -> bool:
+def announce_if_missing(servers: str, corpus: Path, manifest: Manifest) -> bool:
     """Announce a version whose run was killed between tag and record. True where that was so."""
     for record in read(servers, topic(manifest.workspace, "snapshots"), 1):
         if record.key != str(corpus).encode() or record.value is None:
@@ -45,5 +46,5 @@ def announce_if_missing(servers: str, sender: Sender, corpus: Path, manifest: Ma
             continue
         if (found.version, found.content_hash) == (manifest.version, manifest.content_hash):
             return False
-    announce(sender, corpus, manifest)
+    announce(servers, corpus, manifest)
     return True

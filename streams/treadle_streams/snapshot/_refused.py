@@ -12,11 +12,14 @@ _MAX_VALUE_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 """Leaves room for the headers: a dead letter that cannot be written would stop the snapshotter for good."""
 
 
-def send_dead_letters(sender: Sender, workspace: str, refused: list[tuple[Record, str, str]]) -> None:
+def send_dead_letters(servers: str, workspace: str, refused: list[tuple[Record, str, str]]) -> None:
     """Write (record, reason, detail) to `.dead-letter` and wait for the acknowledgement. A repeated run repeats them.
 
     Raises NotDelivered.
     """
+    if not refused:
+        return
+    sender = Sender(servers)
     for record, reason, detail in refused:
         headers = make_headers(DEAD_LETTER, workspace, source="treadle/snapshot")
         headers += [
@@ -37,5 +40,4 @@ def send_dead_letters(sender: Sender, workspace: str, refused: list[tuple[Record
             headers.append(("truncated_from", str(len(value)).encode()))
             value = value[:_MAX_VALUE_BYTES]
         sender.send(topic(workspace, "dead-letter"), record.key, value, headers, record.partition)
-    if refused:
-        sender.flush()
+    sender.flush()

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from treadle.log import Admin, Record, Sender, read
+from treadle.log import Admin, Record, read
 from treadle_corpus import CorpusWriter, GradedRecord, Manifest, Policy, Refusal, Tally, read_record
 from treadle_schemas.codec import GRADED, header_map
 from treadle_schemas.errors import FieldError
@@ -101,7 +101,6 @@ class Snapshotter:
             filters.check_syntax(policy.filter)  # before anything is made
         self._servers = servers
         self._workspace = workspace
-        self._admin = Admin(servers)
         self._tell = tell
         self.writer = CorpusWriter.open(
             corpus,
@@ -110,11 +109,10 @@ class Snapshotter:
             policy=policy,
             replace_policy=replace_policy,
         )
+        self._announced = 0
         try:
-            self._sender = Sender(servers)
             self._pending = PendingRows(servers, workspace, corpus / "progress.json")
-            if self.writer.manifest is not None:
-                announce_if_missing(servers, self._sender, corpus, self.writer.manifest)
+            self._announce_newest()
         except BaseException:
             self.writer.close()
             raise
@@ -142,9 +140,13 @@ class Snapshotter:
 
         Raises JoinBehind, LogMismatch, FilterError, CorpusError, LogError. Nothing needs undoing: the next run goes on.
         """
-        wait_for_join(self._admin, self._workspace, wait_s, self._tell)  # 1
-        self._pending.advance(self._admin)  # 2
-        refused = self._fold(self._graded_ends())  # 3
+        self._announce_newest()  # a run before this one may have failed at its last step
+        admin = Admin(
+            self._servers
+        )  # a new one: after a restart of the broker an old one keeps asking by the old leader epoch
+        wait_for_join(admin, self._workspace, wait_s, self._tell)  # 1
+        self._pending.advance(admin)  # 2
+        refused = self._fold(self._graded_ends(admin))  # 3
         pending = self._pending.count(self.writer.settled, self.writer.unsettled())
         selector = filters.compile(
             self.writer.policy.filter,
@@ -155,7 +157,8 @@ class Snapshotter:
             selector, pending=pending, code_version=_code_version(), created_at=now()
         )
         if made is not None:
-            announce(self._sender, self.writer.path, made)  # 5
+            announce(self._servers, self.writer.path, made)  # 5
+            self._announced = made.version
         newest = self.writer.manifest
         return RunReport(
             corpus=self.writer.path,
@@ -169,11 +172,17 @@ class Snapshotter:
             manifest=newest,
         )
 
-    def _graded_ends(self) -> dict[int, int]:
+    def _announce_newest(self) -> None:
+        newest = self.writer.manifest
+        if newest is not None and newest.version != self._announced:
+            announce_if_missing(self._servers, self.writer.path, newest)
+            self._announced = newest.version
+
+    def _graded_ends(self, admin: Admin) -> dict[int, int]:
         """Where `.graded` ends. Raises LogMismatch where that does not go with the corpus' offsets."""
         name = topic(self._workspace.workspace, "graded")
         partitions = [(name, p) for p in range(self._workspace.partitions)]
-        ends, starts = self._admin.end_offsets(partitions), self._admin.start_offsets(partitions)
+        ends, starts = admin.end_offsets(partitions), admin.start_offsets(partitions)
         for (_, partition), end in ends.items():
             held = self.writer.offsets.get(partition)
             if held is not None and end < held:
@@ -232,9 +241,9 @@ class Snapshotter:
             nonlocal count
             count += len(refusals)
             found = [(good[r.position], "conflict", r.problem) for r in refusals]
-            send_dead_letters(self._sender, self._workspace.workspace, found)
+            send_dead_letters(self._servers, self._workspace.workspace, found)
 
-        send_dead_letters(self._sender, self._workspace.workspace, bad)
+        send_dead_letters(self._servers, self._workspace.workspace, bad)
         self.writer.apply(decoded, offsets, max((r.timestamp_ms for r in batch), default=0), refuse)
         return count
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from treadle.errors import LogError, TopicMissing
 from treadle.log import Record, TailReader
 from treadle_corpus import decode_key
 from treadle_schemas.codec import header_map
@@ -86,7 +87,7 @@ def serve(
             try:
                 report = snapshotter.run(wait_s)
             except TreadleError as err:
-                if not err.retriable:
+                if not _may_pass(err):
                     raise
                 if tell is not None:
                     tell(f"{err}; trying again in {_RETRY_S:g} s")
@@ -97,6 +98,11 @@ def serve(
                 ran(report)
     finally:
         tail.close()
+
+
+def _may_pass(err: TreadleError) -> bool:
+    # a broker that comes back answers with errors that its client does not call retriable
+    return err.retriable or (isinstance(err, LogError) and not isinstance(err, TopicMissing))
 
 
 def _watch(trigger: Trigger, records: Iterable[Record], snapshotter: Snapshotter) -> None:
