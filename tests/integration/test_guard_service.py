@@ -187,6 +187,16 @@ def test_what_a_crash_left_unpublished_is_published_by_the_next_one(world: World
     assert [e.sequence for e in world.told()] == [0, 1, 2, 3, 4, 5, 5]
 
 
+def test_a_workspace_that_was_made_anew_is_told_everything_again(
+    world: World, broker: str, workspace_name: str
+) -> None:
+    Outbox(world.registry, world.broker).publish()
+    workspaces.delete(broker, workspace_name)
+    workspaces.create(broker, WorkspaceSettings(workspace=workspace_name, partitions=PARTITIONS))
+    assert Outbox(world.registry, world.broker).publish() == 4
+    assert [e.sequence for e in world.told()] == [0, 1, 2, 3]
+
+
 def test_agents_hear_of_the_champion_that_the_registry_decided(world: World) -> None:
     from treadle import Releases
 

@@ -119,6 +119,20 @@ def test_a_job_ends_when_its_caller_wants_to(runner: JobRunner) -> None:
     assert runner._nursery is nursery  # what it has imported is not lost
 
 
+def test_two_runners_on_one_device_take_turns(runner: JobRunner, tmp_path: Path) -> None:
+    with JobRunner(tmp_path / "jobs", preload=False) as other:
+        refused: list[str] = []
+
+        def try_the_other(_: dict[str, Any]) -> None:
+            with pytest.raises(JobStopped, match="waited for the device") as stopped:
+                other.run("two", _spec("by_folder_name"), timeout_s=60, should_stop=lambda: True)
+            refused.append(str(stopped.value))
+
+        runner.run("one", _spec("by_folder_name"), timeout_s=60, on_progress=try_the_other)
+        assert refused
+        assert other.run("two", _spec("by_folder_name"), timeout_s=60)["scores"]
+
+
 def test_the_death_of_the_nursery_is_noticed_and_survived(runner: JobRunner) -> None:
     runner.warm()
     nursery = runner._nursery

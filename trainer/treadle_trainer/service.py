@@ -49,6 +49,7 @@ class TrainerService:
         self._workspace = workspace
         self._desks: dict[tuple[str, str], _Desk] = {}
         self._looked = -LOOK_EVERY_S
+        self._troubles: dict[tuple[str, str], str] = {}
 
     def run(self, should_stop: Callable[[], bool], *, once: bool = False) -> None:
         """Serve until told to stop; with `once`, until nothing is left to do. An unreachable Kafka is waited for."""
@@ -72,11 +73,12 @@ class TrainerService:
         for name, desk in list(self._desks.items()):
             try:
                 worked = desk.tick(POLL_S / len(self._desks), should_stop) or worked
+                self._troubles.pop(name, None)
             except JobStopped:
                 log.info("%s/%s: stopped in the middle of a turn; it is done anew at the next start", *name)
                 return False
             except LogError as err:
-                log.warning("%s/%s: %s", *name, err)
+                self._trouble(name, err)
                 self._desks.pop(name).close()
                 self._looked = time.monotonic() - LOOK_EVERY_S + RETRY_S
         return worked
@@ -91,7 +93,12 @@ class TrainerService:
             try:
                 self._desks[workspace, slot] = _Desk(self._root, self._servers, workspace, slot, self._runner)
             except TreadleError as err:
-                log.warning("%s/%s: %s", workspace, slot, err)
+                self._trouble((workspace, slot), err)
+
+    def _trouble(self, name: tuple[str, str], err: TreadleError) -> None:
+        if self._troubles.get(name) != str(err):  # once, not every two seconds
+            log.warning("%s/%s: %s", *name, err)
+        self._troubles[name] = str(err)
 
 
 class _State(msgspec.Struct):

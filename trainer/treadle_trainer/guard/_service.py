@@ -47,6 +47,7 @@ class GuardService:
         self._workspace = workspace
         self._watches: dict[str, _Watch] = {}
         self._looked = -LOOK_EVERY_S
+        self._troubles: dict[str, str] = {}
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Watch until told to stop. An unreachable Kafka is waited for."""
@@ -65,8 +66,9 @@ class GuardService:
             try:
                 watch.tick(POLL_S / len(self._watches))
                 alive = True
+                self._troubles.pop(name, None)
             except TreadleError as err:
-                log.warning("%s: %s", name, err)
+                self._trouble(name, err)
                 self._watches.pop(name).close()
                 self._looked = time.monotonic() - LOOK_EVERY_S + RETRY_S
         return alive
@@ -85,7 +87,7 @@ class GuardService:
             try:
                 policy = TrainingPolicy.load(self._root, workspace, slot)
             except TreadleError as err:
-                log.warning("%s/%s: %s", workspace, slot, err)
+                self._trouble(f"{workspace}/{slot}", err)
                 continue
             if policy is not None and policy.guard is not None:
                 wanted.setdefault(workspace, {})[slot] = policy.guard
@@ -98,9 +100,14 @@ class GuardService:
             try:
                 self._watches[workspace] = _Watch(self._root, self._servers, workspace, policies)
             except TreadleError as err:
-                log.warning("%s: %s", workspace, err)
+                self._trouble(workspace, err)
         for workspace in set(self._watches) - set(wanted):
             self._watches.pop(workspace).close()
+
+    def _trouble(self, name: str, err: TreadleError) -> None:
+        if self._troubles.get(name) != str(err):  # once, not every two seconds
+            log.warning("%s: %s", name, err)
+        self._troubles[name] = str(err)
 
 
 class _Saved(msgspec.Struct):

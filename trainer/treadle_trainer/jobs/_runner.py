@@ -78,7 +78,7 @@ class JobRunner:
         for old in ("result.json", "progress.jsonl", "log.txt"):
             (folder / old).unlink(missing_ok=True)
         write_atomically(folder / "spec.json", msgspec.json.encode(spec))
-        with locked(self.root / "device.lock"):
+        with self._device(folder, should_stop):
             self.warm()
             code = self._supervise(folder, timeout_s, on_progress or _ignore, should_stop)
         return _result(folder, code)
@@ -119,6 +119,18 @@ class JobRunner:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _device(self, folder: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
+        """Wait until no other runner on this root has a job. The wait is not part of the job's time."""
+        while True:
+            with locked(self.root / "device.lock", wait=False) as free:
+                if free:
+                    yield
+                    return
+            if should_stop():
+                raise JobStopped(f"{folder.name}: stopped while it waited for the device")
+            time.sleep(POLL_S)
 
     def _supervise(
         self, folder: Path, timeout_s: float, on_progress: OnProgress, should_stop: Callable[[], bool]

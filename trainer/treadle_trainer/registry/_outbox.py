@@ -7,7 +7,7 @@ two publishes an entry again; readers know it by its sequence number.
 from __future__ import annotations
 
 import msgspec
-from treadle.log import Sender
+from treadle.log import Admin, Sender
 from treadle_schemas.codec import RELEASE, encode, make_headers, to_json
 from treadle_schemas.topics import topic
 
@@ -25,6 +25,7 @@ class Outbox:
         self._servers = bootstrap_servers
         self._timeout_s = timeout_s
         self._cursor = registry.path / "published.json"
+        self._checked = False
 
     @property
     def published(self) -> int:
@@ -37,6 +38,8 @@ class Outbox:
     def publish(self) -> int:
         """Publish what is not yet. Returns how many entries. Raises NotDelivered or another LogError; then nothing is skipped."""
         registry = self._registry
+        if not self._checked:
+            self._check_topic()
         if not registry.events(self.published):
             return 0
         with locked(registry.path / "published.lock"):
@@ -57,3 +60,11 @@ class Outbox:
             sender.flush(self._timeout_s)
             write_atomically(self._cursor, msgspec.json.encode({"sequence": pending[-1].sequence}))
             return len(pending)
+
+    def _check_topic(self) -> None:
+        """Begin anew where the topic has nothing of what the cursor says: a workspace that was deleted and made again."""
+        if self.published >= 0:
+            where = (topic(self._registry.workspace, "releases"), 0)
+            if Admin(self._servers).end_offsets([where])[where] == 0:
+                self._cursor.unlink(missing_ok=True)
+        self._checked = True
