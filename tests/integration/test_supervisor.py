@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from treadle_streams.supervisor import Event, ProcessId, ProcessSpec, ProcessStatus, Restarts, Supervisor
+from treadle.log import Sender
+from treadle_schemas.codec import RELEASE, SNAPSHOT, encode, make_headers, to_json
+from treadle_schemas.records import ReleaseEvent, SnapshotRecord
+from treadle_schemas.topics import topic
+from treadle_schemas.workspace import WorkspaceSettings
+from treadle_streams import workspaces
+from treadle_streams.supervisor import Event, ProcessId, ProcessSpec, ProcessStatus, Restarts, Supervisor, _overview
 from treadle_streams.supervisor._folder import BrokerStatus, RunFolder, SupervisorState
-from treadle_streams.supervisor._process import members
+from treadle_streams.supervisor._process import GroupProcess, members
 
 QUICK = Restarts(first_delay_s=0.05, most_delay_s=0.2)
 SLEEP = (sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)")
@@ -159,6 +165,20 @@ def test_environment_and_log_are_its_own(supervisor: Supervisor, tmp_path: Path,
     spec = ProcessSpec(name="a", argv=(sys.executable, "-c", show), env={"GOES": None, "NEW": "3"})
     supervisor.add(spec).start()
     assert keep(supervisor, lambda: said(tmp_path, "a")) == ["[None, '2', '3']"]
+
+
+def test_a_log_that_grows_without_end_is_begun_anew_while_it_is_written(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "a.log"
+    talk = "import sys, time\nfor n in range(10**6): print('line', n, flush=True); time.sleep(0.002)"
+    process = GroupProcess((sys.executable, "-c", talk), env=os.environ, log=log, cwd=None)
+    try:
+        eventually(lambda: process.trim_log(most_bytes=500))
+        assert log.with_name("a.log.1").read_text().startswith("line 0\n")
+        again = eventually(lambda: log.read_text().count("\n") > 2 and log.read_text())
+        assert again.startswith("line "), "it goes on at the beginning, without a hole of zero bytes"
+        assert process.last_line().startswith("line ")
+    finally:
+        process.kill()
 
 
 def test_only_the_main_thread_may_start_processes(supervisor: Supervisor) -> None:
@@ -361,3 +381,46 @@ def test_in_the_foreground_ctrl_c_stops_everything(home: Home) -> None:
 def test_a_broker_that_does_not_answer_is_exit_code_5(home: Home) -> None:
     code, out, _ = home.run("status", "--json", TREADLE_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert (code, json.loads(out)["broker"]["reachable"]) == (5, False)
+
+
+def test_status_shows_the_newest_version_of_each_corpus_and_the_champion_of_each_slot(
+    broker: str, workspace_name: str
+) -> None:
+    workspaces.create(broker, WorkspaceSettings(workspace=workspace_name, partitions=1))
+    sender = Sender(broker)
+
+    def send(kind: str, event_type: str, record: SnapshotRecord | ReleaseEvent) -> None:
+        headers = make_headers(event_type, workspace_name, source="test")
+        sender.send(topic(workspace_name, kind), b"k", encode(to_json(record)), headers, 0)
+
+    for corpus, version, rows in (("/c/a", 1, 10), ("/c/b", 1, 3), ("/c/a", 2, 12)):
+        counts = {"new_rows": 0, "added": 0, "updated": 0, "removed": 0}
+        record = SnapshotRecord(
+            corpus=corpus, version=version, content_hash="", rows=rows, created_at="2026-01-01T00:00:00Z", **counts
+        )
+        send("snapshots", SNAPSHOT, record)
+    sender.send(topic(workspace_name, "snapshots"), b"k", b"{", make_headers(SNAPSHOT, workspace_name, source="x"), 0)
+    moves: tuple[tuple[Any, str, str, int], ...] = (
+        ("promoted", "main", "r1", 0),
+        ("promoted", "main", "r2", 1),
+        ("rejected", "main", "r3", 2),
+        ("rolled_back", "main", "r1", 3),
+        ("promoted", "main", "r2", 1),  # told twice
+        ("promoted", "coder", "r9", 0),
+    )
+    for event, slot, champion, sequence in moves:
+        release = ReleaseEvent(
+            event=event,
+            slot=slot,
+            release=champion,
+            champion=champion,
+            actor="test",
+            reason="",
+            at="2026-01-01T00:00:00Z",
+            sequence=sequence,
+        )
+        send("releases", RELEASE, release)
+    sender.flush()
+    corpora = [(view.path, view.version, view.rows) for view in _overview._corpora(broker, workspace_name)]
+    assert corpora == [("/c/a", 2, 12), ("/c/b", 1, 3)]
+    assert _overview._champions(broker, workspace_name) == {"coder": "r9", "main": "r1"}

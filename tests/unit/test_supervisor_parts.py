@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import treadle_streams.supervisor as supervisor
 from treadle.settings import Settings
+from treadle_schemas.moments import now
 from treadle_streams.supervisor import (
     AlreadySupervised,
     OtherBroker,
@@ -208,7 +209,9 @@ def test_everything_that_is_down_is_a_problem_with_its_reason(tmp_path: Path) ->
     assert problems(state(tmp_path, failing), True, [good]) == [
         "worker-shop: failing: ended with exit code 1: StateLost: no META (log: /log)"
     ]
-    assert "has not reported" in problems(well, True, [WorkspaceView(workspace="shop", worker="stale")])[0]
+    assert "does not report" in problems(well, True, [WorkspaceView(workspace="shop", worker="stale")])[0]
+    young = state(tmp_path, process("worker-shop", "running", since=now()))
+    assert problems(young, True, [WorkspaceView(workspace="shop", worker="absent")]) == []
     assert "supervisor is gone" in problems(well, False, [good])[0]
     assert "treadle up" in problems(None, False, [WorkspaceView(workspace="shop", worker="absent")])[0]
     assert problems(None, False, [good]) == [], "workers that somebody else runs are fine"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Final
 
 from treadle.errors import LogError
@@ -18,6 +19,10 @@ _log = logging.getLogger("treadle.supervisor")
 
 _POLL_S: Final = 0.5
 _RETRY_S: Final = 1.0
+_PATIENCE: Final = 3
+"""So many failures in a row are worth a warning."""
+_STEADY_S: Final = 30.0
+"""Following for so long ends the row."""
 
 
 class Follower:
@@ -27,7 +32,6 @@ class Follower:
         self._servers = servers
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="workspace-follower", daemon=True)
-        self._complained = False
         self.workspaces: list[str] = []
         """Sorted. Replaced as a whole, never changed."""
 
@@ -43,15 +47,16 @@ class Follower:
             self._thread.join(2.0)
 
     def _run(self) -> None:
+        failures = 0
         while not self._end.is_set():
+            began = time.monotonic()
             try:
                 self._follow()
+                failures = 0
             except LogError as err:
-                if not self._complained:
-                    # at a start a topic has no leader for a moment, and a broker that is away is the keeper's news
-                    level = logging.INFO if err.retriable else logging.WARNING
-                    _log.log(level, "the list of workspaces cannot be read; going on with the last one: %s", err)
-                self._complained = True
+                failures = 1 if time.monotonic() - began > _STEADY_S else failures + 1
+                if failures == _PATIENCE:  # a new topic has no leader for a moment
+                    _log.warning("the list of workspaces cannot be read; going on with the last one: %s", err)
             except Exception:
                 _log.exception("following the list of workspaces failed; trying again")
             self._end.wait(_RETRY_S)
@@ -74,7 +79,6 @@ class Follower:
                         known.add(name)
                 if where in reader.at_end and sorted(known) != self.workspaces:
                     self.workspaces = sorted(known)
-                self._complained = False
         finally:
             reader.close()
 

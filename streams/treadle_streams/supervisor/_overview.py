@@ -12,7 +12,7 @@ from treadle.log import Admin, read
 from treadle.settings import Settings
 from treadle_schemas.codec import RELEASE, SNAPSHOT, decode
 from treadle_schemas.errors import ContractError, SettingError
-from treadle_schemas.moments import from_micros
+from treadle_schemas.moments import from_micros, now, to_micros
 from treadle_schemas.records import ReleaseEvent, SnapshotRecord
 from treadle_schemas.topics import CONTROL, topic
 
@@ -26,6 +26,8 @@ __all__ = ["BrokerView", "CorpusView", "Overview", "WorkspaceView", "overview"]
 _ASK_S: Final = 3.0
 _FRESH_S: Final = 10.0
 """A worker writes its status each second; one that has not for so long is not at work."""
+_START_S: Final = 30.0
+"""How long a worker may take until its first report."""
 
 _R = TypeVar("_R", bound=msgspec.Struct)
 
@@ -171,10 +173,13 @@ def _problems(state: SupervisorState | None, alive: bool, views: list[WorkspaceV
     for process in state.processes:
         if process.state in ("restarting", "failing"):
             found.append(f"{process.name}: {process.state}: {process.reason} (log: {process.log})")
+    started = {process.name: process for process in state.processes}
     for view in views:
-        # one that was started a moment ago has not reported yet; one that reported and fell silent is stuck
-        if view.worker == "stale" and "worker" in state.parts:
-            found.append(f"worker-{view.workspace}: has not reported for {_FRESH_S:g} s")
+        process = started.get(f"worker-{view.workspace}")
+        if view.worker in ("stale", "absent") and process is not None and process.state == "running":
+            silent_s = (to_micros(now(), "now") - to_micros(process.since, "since")) / 1e6
+            if silent_s > _START_S:
+                found.append(f"{process.name}: runs, but does not report (log: {process.log})")
     return found
 
 

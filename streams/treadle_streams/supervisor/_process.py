@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ __all__ = ["GroupProcess", "ProcessId", "last_line", "members", "rotate", "tail"
 _LAUNCH: Final = str(Path(__file__).with_name("_launch.py"))
 _LOG_KEEP_BYTES: Final = 16 * 1024 * 1024
 """A longer log is moved to NAME.log.1 at the next start."""
+_LOG_MOST_BYTES: Final = 64 * 1024 * 1024
+"""The same for one that is being written: Kafka clients write 30 lines a second while the broker is away."""
 _TAIL_BYTES: Final = 4_000
 _LINE_CHARS: Final = 500
 _GONE_WITHIN_S: Final = 2.0
@@ -118,6 +121,21 @@ class GroupProcess:
         end = time.monotonic() + _GONE_WITHIN_S
         while any(members(self.pid)) and time.monotonic() < end:
             time.sleep(0.01)
+
+    def trim_log(self, most_bytes: int = _LOG_MOST_BYTES) -> bool:
+        """Copy a log that has become long to NAME.log.1 and begin it anew; True where that was done.
+
+        Lines that are written during the copy (milliseconds) may be in neither.
+        """
+        try:
+            if self._log.stat().st_size <= most_bytes:
+                return False
+            shutil.copyfile(self._log, self._log.with_name(self._log.name + ".1"))
+            os.truncate(self._log, 0)  # the process goes on at the new end: it appends
+        except OSError:
+            return False  # gone, or the disk is full
+        self._log_start = 0
+        return True
 
     def last_line(self) -> str:
         """The last line of its log that is its own, or an empty string."""

@@ -183,6 +183,7 @@ class _Kept:
             self.process.kill()
         code = self.process.poll()
         if code is None:
+            self.process.trim_log()
             return []
         stopping = self.life.phase == "stopping"
         self.life = self.life.ended(now, rule, code, self.process.last_line())
