@@ -146,7 +146,7 @@ def main() -> None:
             answer(event="played", turn=turn, release=agent.release, ids=[p.handle.interaction_id for p in played])
         else:
             left = agent.record(turn, played)
-            answer(event="recorded", turn=turn, left=left, stats=agent.recorder.stats())
+            answer(event="recorded", turn=turn, left=left, stats=agent.recorder.stats()._asdict())
     agent.recorder.close()
 
 

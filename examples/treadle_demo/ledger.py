@@ -78,7 +78,7 @@ class Ledger:
         for stamped in self.releases:
             event: ReleaseEvent = stamped.record
             said = event.event in ("promoted", "rejected", "not_enough_evidence", "failed")
-            if said and event.evidence.get("corpus") == corpus and event.evidence.get("corpus_version") == version:
+            if said and event.evidence.get("corpus") == corpus and event.evidence.get("version") == version:
                 return stamped
         return None
 

@@ -74,7 +74,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 def heldout_of(evidence: dict[str, Any]) -> Heldout | None:
     """The scores in a decision's evidence, None where the candidate was never scored."""
-    gate = evidence.get("verdict")
+    gate = evidence.get("gate")
     if not isinstance(gate, dict) or gate.get("low") is None:
         return None
     return Heldout(champion=gate["champion"], candidate=gate["candidate"], low=gate["low"], high=gate["high"])

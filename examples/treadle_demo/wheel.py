@@ -43,7 +43,9 @@ GUARD_AGE_S = 8.0
 """Everything the world says of a batch is there by then; both arms are read at this age."""
 WINDOW_TURNS = 3
 """A candidate trains on the newest rows of this many turns."""
-BAD_EPISODES = 256
+LAST_EPISODES_SHARE = 0.5
+BAD_EPISODES_SHARE = 0.25
+"""What is played after the last turn, as shares of a turn's episodes: together less than makes a version, so that no turn interferes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +254,7 @@ class Wheel:
         """The champion plays once more, which is the last word on live success; then the poisoned candidate is forced live."""
         s = self.settings
         self.view.stage("capture", "the champion plays once more", turn=turn)
-        self._play(turn, s.episodes)
+        self._play(turn, int(s.episodes * LAST_EPISODES_SHARE))
         self.world.ask(do="speak", turn=turn)
         self.world.answer(s.stage_timeout_s, self._watch)
         champion = self.registry.champion
@@ -265,7 +267,7 @@ class Wheel:
             bad, expect=champion, actor="demo", reason="forced live: a drill of the guard", force=True
         )
         self._publish_registry()
-        self._play(turn + 1, BAD_EPISODES)
+        self._play(turn + 1, int(s.episodes * BAD_EPISODES_SHARE))
         self.world.ask(do="speak", turn=turn + 1)
         self.world.answer(s.stage_timeout_s, self._watch)
         event = self._await("guard", "the rollback", lambda: self._rolled_back(str(bad)))

@@ -125,10 +125,10 @@ def test_each_decision_is_the_registrys(demo: dict[str, Any]) -> None:
     for turn in demo["report"]["turns"]:
         path, _, version = turn["corpus"].rpartition("@v")
         [decided] = [
-            e for e in events if e.evidence.get("corpus") == path and e.evidence.get("corpus_version") == int(version)
+            e for e in events if e.evidence.get("corpus") == path and e.evidence.get("version") == int(version)
         ]
         assert (decided.event, decided.reason) == (turn["decision"], turn["reason"])
-        verdict = decided.evidence["verdict"]
+        verdict = decided.evidence["gate"]
         assert turn["heldout"] == {k: verdict[k] for k in ("champion", "candidate", "low", "high")}
     assert any(turn["decision"] == "promoted" for turn in demo["report"]["turns"])
 
@@ -145,7 +145,7 @@ def test_cycle_seconds_run_from_append_to_append(demo: dict[str, Any]) -> None:
         turns[ident] = value["tags"]["turn"]
     for ident, turn in turns.items():
         last_of[turn] = max(last_of.get(turn, 0), first_copy[ident])
-    events = {(e.evidence.get("corpus"), e.evidence.get("corpus_version")): e for e in demo["registry"].events()}
+    events = {(e.evidence.get("corpus"), e.evidence.get("version")): e for e in demo["registry"].events()}
     cycles = []
     for turn in demo["report"]["turns"]:
         path, _, version = turn["corpus"].rpartition("@v")

@@ -61,8 +61,8 @@ def released(event: Any, version: int, at_ms: int) -> Record:
     verdict = {"champion": 0.2, "candidate": 0.5, "low": 0.2, "high": 0.4}
     evidence = {
         "corpus": CORPUS,
-        "corpus_version": version,
-        "verdict": verdict,
+        "version": version,
+        "gate": verdict,
         "seconds": {"train": 3.0, "evaluate": 1.0},
     }
     made = ReleaseEvent(
