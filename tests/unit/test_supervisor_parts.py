@@ -27,10 +27,10 @@ from treadle_streams.supervisor._control import refuse_other_broker
 from treadle_streams.supervisor._folder import BrokerStatus, RunFolder, SupervisorState
 from treadle_streams.supervisor._overview import BrokerView, Overview, WorkspaceView, overview
 from treadle_streams.supervisor._overview import _problems as problems
-from treadle_streams.supervisor._overview import _reports as reports
 from treadle_streams.supervisor._overview import _workspace as workspace_view
 from treadle_streams.supervisor._plan import PARTS, environment, plan
 from treadle_streams.supervisor._process import last_line, members
+from treadle_streams.supervisor._reports import worker_reports as reports
 
 
 def settings(home: Path, **more: Any) -> Settings:

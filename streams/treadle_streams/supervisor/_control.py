@@ -21,6 +21,8 @@ __all__ = ["Stopped", "bring_down", "bring_up", "refuse_other_broker"]
 
 _LOCK_S: Final = 180.0
 """Longer than the slowest `up`: a first start downloads the broker."""
+_STOP_MARGIN_S: Final = 40.0
+"""Beside its processes, one in the foreground stops the broker."""
 _REPORT_S: Final = 30.0
 """The detached supervisor imports the Kafka client before it reports."""
 _WATCH_S: Final = 2.0
@@ -80,7 +82,7 @@ def bring_down(settings: Settings, say: Say = lambda _: None) -> Stopped:
         if present is not None and alive:
             names = tuple(p.name for p in reversed(present.processes) if p.pid is not None)
             say(f"stopping {', '.join(names) or 'the supervisor'}")
-            present.process.end(present.stop_s + 10.0)
+            present.process.end(present.stop_s + _STOP_MARGIN_S)
             if present.process.alive:
                 raise SupervisorError(f"the supervisor, process {present.process.pid}, does not end. Log: {folder.log}")
         left = folder.end_leftovers()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,13 +17,12 @@ from treadle_schemas.topics import CONTROL, topic
 from treadle_streams import workspaces
 from treadle_streams.broker import DockerBroker, LocalBroker
 from treadle_streams.supervisor._folder import RunFolder, SupervisorState
+from treadle_streams.supervisor._reports import worker_reports
 from treadle_streams.supervisor._supervisor import ProcessStatus
 
 __all__ = ["BrokerView", "CorpusView", "Overview", "WorkspaceView", "overview"]
 
 _ASK_S: Final = 3.0
-_FRESH_S: Final = 10.0
-"""A worker writes its status each second; one that has not for so long is not at work."""
 _START_S: Final = 30.0
 """How long a worker may take until its first report."""
 
@@ -98,7 +95,7 @@ def overview(settings: Settings) -> Overview:
     state = folder.state()
     alive = state is not None and state.alive
     broker, error = _broker(settings, state if alive else None)
-    reports = _reports(folder.path)
+    reports = worker_reports(folder.path)
     views: list[WorkspaceView] = []
     problems: list[str] = []
     if broker.reachable and broker.bootstrap_servers is not None:
@@ -175,11 +172,11 @@ def _problems(state: SupervisorState | None, alive: bool, views: list[WorkspaceV
             found.append(f"{process.name}: {process.state}: {process.reason} (log: {process.log})")
     started = {process.name: process for process in state.processes}
     for view in views:
-        process = started.get(f"worker-{view.workspace}")
-        if view.worker in ("stale", "absent") and process is not None and process.state == "running":
-            silent_s = (to_micros(now(), "now") - to_micros(process.since, "since")) / 1e6
+        worker = started.get(f"worker-{view.workspace}")
+        if view.worker in ("stale", "absent") and worker is not None and worker.state == "running":
+            silent_s = (to_micros(now(), "now") - to_micros(worker.since, "since")) / 1e6
             if silent_s > _START_S:
-                found.append(f"{process.name}: runs, but does not report (log: {process.log})")
+                found.append(f"{worker.name}: runs, but does not report (log: {worker.log})")
     return found
 
 
@@ -209,39 +206,6 @@ def _workspace(name: str, report: dict[str, Any] | None) -> WorkspaceView:
         lag=report.get("lag"),
         clock=from_micros(int(clock_ms) * 1000) if clock_ms else None,
     )
-
-
-def _reports(run: Path) -> dict[str, dict[str, Any]]:
-    """By workspace, what its workers on this machine report. Several share the partitions, so their counts add up."""
-    by_workspace: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(run.glob("worker-*.json")):
-        try:
-            report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-            # the monotonic clock is one for all processes of a boot, and no one sets it
-            age_s = time.monotonic() - float(report["monotonic_s"])
-            report["fresh"] = 0 <= age_s < _FRESH_S
-            by_workspace.setdefault(str(report["workspace"]), []).append(report)
-        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
-            continue  # being removed this moment, or none of ours
-    merged = {}
-    for name, several in by_workspace.items():
-        # what a dead one last knew of, others have taken over
-        chosen = [r for r in several if r["fresh"]] or [max(several, key=lambda r: str(r.get("updated_at", "")))]
-        merged[name] = _merge(chosen)
-    return merged
-
-
-def _merge(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    if len(reports) == 1:
-        return reports[0]
-    total = dict(reports[0])
-    for count in ("captured", "pending", "settled", "corrections"):
-        total[count] = sum(r.get(count) or 0 for r in reports)
-    lags = [r.get("lag") for r in reports]
-    total["lag"] = None if None in lags else sum(lag or 0 for lag in lags)
-    total["clock_ms"] = min((r["clock_ms"] for r in reports if r.get("clock_ms") is not None), default=None)
-    total["dead_letters"] = {"all": sum(sum(r.get("dead_letters", {}).values()) for r in reports)}
-    return total
 
 
 def _corpora(servers: str, workspace: str) -> list[CorpusView]:

@@ -1,0 +1,47 @@
+"""What the workers on this machine say of themselves: `home/run/worker-*.json`, each rewritten once a second."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+__all__ = ["worker_reports"]
+
+_FRESH_S: Final = 10.0
+"""A worker writes its status each second; one that has not for so long is not at work."""
+
+
+def worker_reports(run: Path) -> dict[str, dict[str, Any]]:
+    """By workspace, what its workers on this machine report. Several share the partitions, so their counts add up."""
+    by_workspace: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(run.glob("worker-*.json")):
+        try:
+            report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            # the monotonic clock is one for all processes of a boot, and no one sets it
+            age_s = time.monotonic() - float(report["monotonic_s"])
+            report["fresh"] = 0 <= age_s < _FRESH_S
+            by_workspace.setdefault(str(report["workspace"]), []).append(report)
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+            continue  # being removed this moment, or none of ours
+    merged = {}
+    for name, several in by_workspace.items():
+        # what a dead one last knew of, others have taken over
+        chosen = [r for r in several if r["fresh"]] or [max(several, key=lambda r: str(r.get("updated_at", "")))]
+        merged[name] = _merge(chosen)
+    return merged
+
+
+def _merge(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(reports) == 1:
+        return reports[0]
+    total = dict(reports[0])
+    for count in ("captured", "pending", "settled", "corrections"):
+        total[count] = sum(r.get(count) or 0 for r in reports)
+    lags = [r.get("lag") for r in reports]
+    total["lag"] = None if None in lags else sum(lag or 0 for lag in lags)
+    total["clock_ms"] = min((r["clock_ms"] for r in reports if r.get("clock_ms") is not None), default=None)
+    total["dead_letters"] = {"all": sum(sum(r.get("dead_letters", {}).values()) for r in reports)}
+    return total
