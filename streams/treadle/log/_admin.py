@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import cast
+from typing import Final, cast
 
 from confluent_kafka import (
     Consumer,
@@ -33,6 +33,15 @@ from treadle.log._common import Partition, missing_topics, translate
 # typed as optional in the library, though they are made on the first call
 _LATEST = cast(OffsetSpec, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 _EARLIEST = cast(OffsetSpec, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+SETTLE_S: Final = 10.0
+"""How long a question about offsets is repeated while leadership moves, as in the first seconds after a broker's restart."""
+_LEADER_CHANGES: Final = (
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+)
 
 
 class Admin:
@@ -178,19 +187,24 @@ class Admin:
         request = {TopicPartition(t, p): spec for t, p in partitions}
         if not request:
             return {}
-        try:
-            answers = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=10)
-            return {(tp.topic, tp.partition): f.result(15).offset for tp, f in answers.items()}
-        except (KafkaException, FutureTimeout) as err:
-            # a client that saw a broker before its restart keeps that leader epoch and is refused for good: the next
-            # question goes through a new one
-            self._admin = self._client()
-            if isinstance(err, FutureTimeout):
-                raise LogUnreachable(f"asking {self._servers} for offsets: no answer in 15 s") from err
-            error = translate(err, "asking for offsets")
-            if not isinstance(error, LogUnreachable):
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            try:
+                answers = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=10)
+                return {(tp.topic, tp.partition): f.result(15).offset for tp, f in answers.items()}
+            except (KafkaException, FutureTimeout) as err:
+                # a client that saw a broker before its restart keeps that leader epoch and is refused for good: the next
+                # question goes through a new one
+                self._admin = self._client()
+                if isinstance(err, FutureTimeout):
+                    raise LogUnreachable(f"asking {self._servers} for offsets: no answer in 15 s") from err
+                error = translate(err, "asking for offsets")
+                if isinstance(error, LogUnreachable):
+                    raise error from err
                 # the client's words for a topic that does not exist are "no leaders found"
                 missing = sorted({tp.topic for tp in request} - self.partitions().keys())
                 if missing:
                     raise TopicMissing(missing_topics(missing)) from err
-            raise error from err
+                if err.args[0].code() not in _LEADER_CHANGES or time.monotonic() > deadline:
+                    raise error from err
+            time.sleep(0.1)
