@@ -1,7 +1,7 @@
 """Write docs/cli.md: the help of every command, taken from the command tree itself.
 
-    python docs/generate_cli.py            # writes the page
-    python docs/generate_cli.py --check    # exits with 1 where the page is not what it should be
+python docs/generate_cli.py            # writes the page
+python docs/generate_cli.py --check    # exits with 1 where the page is not what it should be
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ Made by `python docs/generate_cli.py` from the commands themselves. Exit codes a
 
 def generate() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *_sections(tree, click.Context(tree, info_name="treadle", terminal_width=WIDTH))])
+    return "\n".join([HEAD, *_sections(tree, _root())])
 
 
 def commands() -> dict[tuple[str, ...], click.Command]:
     """Every command by its words: ("workspace", "create")."""
-    return dict(_walk(tree, click.Context(tree, info_name="treadle"), ()))
+    return dict(_walk(tree, _root(), ()))
+
+
+def _root() -> click.Context:
+    return click.Context(tree, info_name="treadle", **{**tree.context_settings, "terminal_width": WIDTH})
 
 
 def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
