@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from treadle_streams.worker import status_path
 pytestmark = pytest.mark.fault
 
 PARTITIONS = 4
-RATE_PER_S = 150
 SESSION_S = 6.0
 T0_US = 1_700_000_000_000_000
 FAR_MS = 10**14
@@ -48,9 +48,9 @@ FAR_MS = 10**14
 class Writer(threading.Thread):
     """Produces the history until told to stop, and counts what Kafka acknowledged."""
 
-    def __init__(self, servers: str, workspace: str, seed: int) -> None:
+    def __init__(self, servers: str, workspace: str, seed: int, rate_per_s: int) -> None:
         super().__init__(daemon=True)
-        self.workspace = workspace
+        self.workspace, self.rate_per_s = workspace, rate_per_s
         self.rng = random.Random(seed)
         self.sender = Sender(servers, timeout_s=60.0)
         self.quit = threading.Event()
@@ -62,7 +62,7 @@ class Writer(threading.Thread):
             for send in self._row(next(self.numbers)):
                 send()
                 made += 1
-            ahead_s = made / RATE_PER_S - (time.monotonic() - started)
+            ahead_s = made / self.rate_per_s - (time.monotonic() - started)
             if ahead_s > 0:
                 self.quit.wait(ahead_s)
 
@@ -123,7 +123,7 @@ class Writer(threading.Thread):
 class Bench:
     """A workspace under load, the workers in it, and what is asked of the log."""
 
-    def __init__(self, servers: str, workspace: str, home: Path) -> None:
+    def __init__(self, servers: str, workspace: str, home: Path, rate_per_s: int = 150) -> None:
         self.servers, self.workspace, self.home = servers, workspace, home
         metrics = (
             Metric(name="reward", required=True, horizon_s=2.0),
@@ -132,7 +132,7 @@ class Bench:
         settings = WorkspaceSettings(workspace=workspace, partitions=PARTITIONS, metrics=metrics, grace_s=0.5)
         self.grading = Grading(workspaces.create(servers, settings))
         self.admin = Admin(servers)
-        self.writer = Writer(servers, workspace, seed=7)
+        self.writer = Writer(servers, workspace, seed=7, rate_per_s=rate_per_s)
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.ends: list[tuple[str, int | None]] = []
         self.log = home / "workers.log"
@@ -355,41 +355,52 @@ def test_a_broker_killed_several_times_loses_repeats_and_changes_nothing(
     _kill_broker(own_broker, workspace_name, tmp_path / "bench", 4)
 
 
-def _stop_past_session(bench: Bench, steps: list[str], seconds: float) -> None:
-    """Workers take turns: one stops itself after a step, the other takes over, the stopped one is woken and must change nothing."""
-    names = ["a", "b"]
-    for number, step in enumerate(steps):
-        sleeper, other = names[number % 2], names[(number + 1) % 2]
-        if sleeper in bench.workers:
-            bench.kill(sleeper)
-        bench.start(sleeper, TREADLE_FAULT_STOP_AT=step)
-        if other in bench.workers:
-            # it owns everything already; the sleeper shares once it has joined
-            bench.advanced(f"both workers, before the stop after {step}", restart=False)
-        _wait_stopped(bench, sleeper)
-        fell = time.monotonic()
-        print(f"{sleeper} stopped itself after {step} at {bench.progress()}", flush=True)
-        if other not in bench.workers:
-            bench.start(other)
-        bench.owns_all(other)
-        bench.advanced(f"taken over while {sleeper} is stopped after {step}", restart=False)
-        while time.monotonic() < fell + SESSION_S + seconds:
-            time.sleep(0.1)
-        bench.workers[sleeper].send_signal(signal.SIGCONT)
-        bench.advanced(f"{sleeper} woke after {time.monotonic() - fell:.1f} s")
+def _stop_past_session(bench: Bench, step: str) -> None:
+    """One of two workers stops itself after a step, the other takes everything over, the first is woken and must change nothing."""
+    bench.start("sleeper", TREADLE_FAULT_STOP_AT=step)
+    bench.start("other")
+    _wait_stopped(bench, "sleeper")
+    fell = time.monotonic()
+    print(f"stopped itself after {step} at {bench.progress()}", flush=True)
+    bench.owns_all("other")
+    bench.advanced(f"taken over while one is stopped after {step}", restart=False)
+    while time.monotonic() < fell + SESSION_S + 1.0:
+        time.sleep(0.1)
+    bench.workers["sleeper"].send_signal(signal.SIGCONT)
+    bench.advanced(f"woken {time.monotonic() - fell:.1f} s after {step}")
     bench.verify()
 
 
-def test_a_worker_stopped_past_its_session_between_any_steps_changes_nothing_when_it_wakes(bench: Bench) -> None:
-    _stop_past_session(bench, ["send:5", "commit:5", "local:5"], 1.0)
+def _stop_after(servers: str, workspace: str, home: Path, steps: list[str]) -> None:
+    """A workspace for each step, all at once: most of the time is spent waiting for sessions to end."""
+    benches = [Bench(servers, f"{workspace}-{n}", home / str(n), rate_per_s=60) for n in range(len(steps))]
+    try:
+        for made in benches:
+            made.writer.start()
+        with ThreadPoolExecutor(len(steps)) as pool:
+            for done in [
+                pool.submit(_stop_past_session, made, step) for made, step in zip(benches, steps, strict=True)
+            ]:
+                done.result()
+    finally:
+        for made in benches:
+            made.close()
+
+
+def test_a_worker_stopped_past_its_session_between_two_steps_changes_nothing_when_it_wakes(
+    broker: str, workspace_name: str, tmp_path: Path
+) -> None:
+    _stop_after(broker, workspace_name, tmp_path, ["send:5", "commit:5", "local:5"])
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("flag", ["", ":t"])
-def test_a_worker_stopped_after_every_step_changes_nothing_when_it_wakes(bench: Bench, flag: str) -> None:
-    steps = ["plan", "begin", "produce", "flush", "send", "commit", "local"]
-    _stop_past_session(bench, [f"{step}:5{flag}" for step in steps], 2.0)
+def test_a_worker_stopped_after_any_step_changes_nothing_when_it_wakes(
+    broker: str, workspace_name: str, tmp_path: Path, flag: str
+) -> None:
+    for steps in (["plan", "begin", "produce"], ["flush", "send"], ["commit", "local"]):
+        _stop_after(broker, f"{workspace_name}-{steps[0]}", tmp_path / steps[0], [f"{s}:5{flag}" for s in steps])
 
 
 @pytest.mark.long

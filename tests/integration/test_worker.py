@@ -39,14 +39,7 @@ class Bench:
         self.workers: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("TREADLE_")}
-        environment |= {"TREADLE_HOME": str(self.home), "TREADLE_BOOTSTRAP_SERVERS": self.servers}
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "treadle_streams.worker", *arguments],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        worker = start(self.servers, self.home, "--workspace", self.workspace, *arguments)
         self.workers.append(worker)
         return worker
 
@@ -98,7 +91,7 @@ class Bench:
         while not condition():
             for worker in self.workers:
                 if worker.poll() not in (None, 0, -signal.SIGTERM):
-                    raise AssertionError(f"the worker ended with {worker.returncode}: {worker.stderr.read()}")  # type: ignore[union-attr]
+                    raise AssertionError(f"the worker ended with {worker.returncode}: {said(worker)}")
             assert time.monotonic() < end, f"{what}: not within {deadline_s} s; {self.status()}"
             time.sleep(0.1)
 
@@ -110,6 +103,20 @@ class Bench:
             worker.wait(30)
             assert worker.stderr is not None
             worker.stderr.close()
+
+
+def start(servers: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TREADLE_")}
+    environment |= {"TREADLE_HOME": str(home), "TREADLE_BOOTSTRAP_SERVERS": servers}
+    command = [sys.executable, "-m", "treadle_streams.worker", *arguments]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def said(worker: subprocess.Popen[str]) -> str:
+    """What a worker that has ended wrote on stderr."""
+    assert worker.stderr is not None
+    with worker.stderr as stderr:
+        return stderr.read()
 
 
 def at(second: float) -> str:
@@ -128,7 +135,7 @@ def bench(broker: str, workspace_name: str, tmp_path: Path) -> Iterator[Bench]:
 def test_an_outcome_updates_its_row_whether_it_comes_before_or_late(bench: Bench) -> None:
     bench.outcome("early", 0.25)
     bench.sender.flush()
-    worker = bench.start("--workspace", bench.workspace)
+    worker = bench.start()
     bench.wait("the orphan is kept", lambda: bench.status().get("orphans") == 1)
     bench.interaction("early")
     bench.interaction("late")
@@ -209,8 +216,8 @@ def test_malformed_events_become_dead_letters_with_reason_topic_partition_and_of
         bench.send(kind, event_type, data, key, **extra)
     bench.outcome("x", 1.0)
     bench.sender.flush()
-    worker = bench.start("--workspace", bench.workspace, "--once-caught-up")
-    assert worker.wait(60) == 0, worker.stderr.read()  # type: ignore[union-attr]
+    worker = bench.start("--once-caught-up")
+    assert worker.wait(60) == 0, said(worker)
 
     inputs = {
         (r.topic, r.partition, r.offset): r
@@ -243,7 +250,7 @@ def test_positions_are_committed_past_the_markers_of_transactions_on_idle_partit
     producer.produce(topic(bench.workspace, "interactions"), json.dumps(data), "x", partition=0, headers=headers)
     producer.flush()
     producer.abort_transaction(30)
-    bench.start("--workspace", bench.workspace)
+    bench.start()
     inputs = [(topic(bench.workspace, "interactions"), p) for p in range(PARTITIONS)]
     ends = bench.admin.end_offsets(inputs)
     assert ends[inputs[0]] == 2, "an aborted record and its marker"
@@ -258,40 +265,39 @@ def test_a_worker_without_its_state_refuses_instead_of_grading_anew(bench: Bench
     bench.interaction("x")
     bench.outcome("x", 1.0)
     bench.sender.flush()
-    assert bench.start("--workspace", bench.workspace, "--once-caught-up").wait(60) == 0
+    assert bench.start("--once-caught-up").wait(60) == 0
     changelog = group(bench.workspace, "join") + "-rows-changelog"
     bench.admin.delete([changelog])
     bench.wait("the changelog is gone", lambda: changelog not in bench.admin.partitions())
-    worker = bench.start("--workspace", bench.workspace)
+    worker = bench.start()
     assert worker.wait(60) == 1
-    said = worker.stderr.read()  # type: ignore[union-attr]
-    assert "there is no META" in said
-    assert "treadle restore" in said
+    reason = said(worker)
+    assert "there is no META" in reason
+    assert "treadle restore" in reason
     assert len(bench.graded()["x"]) == 1
 
 
-def test_a_start_that_cannot_succeed_says_why_and_exits_with_the_code_of_the_reason(bench: Bench) -> None:
-    missing = bench.start("--workspace", "no-such-workspace")
-    bench.servers = "127.0.0.1:1"
-    unreachable = bench.start("--workspace", bench.workspace)
+def test_a_start_that_cannot_succeed_says_why_and_exits_with_the_code_of_the_reason(
+    broker: str, tmp_path: Path
+) -> None:
+    missing = start(broker, tmp_path, "--workspace", "no-such-workspace")
+    unreachable = start("127.0.0.1:1", tmp_path, "--workspace", "any")
     assert missing.wait(60) == 1
-    assert "does not exist" in missing.stderr.read()  # type: ignore[union-attr]
+    assert "does not exist" in said(missing)
     assert unreachable.wait(60) == 5
-    assert "127.0.0.1:1" in unreachable.stderr.read()  # type: ignore[union-attr]
+    assert "127.0.0.1:1" in said(unreachable)
 
 
 def test_without_a_workspace_each_workspace_gets_a_worker_as_it_comes(
     own_broker: LocalBroker, workspace_name: str, tmp_path: Path
 ) -> None:
-    first = Bench(own_broker.bootstrap, workspace_name, tmp_path)
-    parent = first.start()
+    parent = start(own_broker.bootstrap, tmp_path)
+    bench = Bench(own_broker.bootstrap, workspace_name, tmp_path)
     try:
-        first.wait("the worker of the first", lambda: first.status().get("state") == "running")
-        second = Bench(first.servers, workspace_name + "-b", first.home)
-        first.wait("the worker of the second", lambda: second.status().get("state") == "running")
-        pids = [first.status()["pid"], second.status()["pid"]]
+        bench.wait("its worker", lambda: bench.status().get("state") == "running")
+        pid = bench.status()["pid"]
+    finally:
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(40) == 0
-        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    finally:
-        first.stop()
+        said(parent)
+    assert not Path(f"/proc/{pid}").exists()
