@@ -313,7 +313,8 @@ def home(tmp_path: Path, broker: str) -> Iterator[Home]:
     assert code == 0, out + err
 
 
-def test_two_starters_get_one_supervisor_which_down_ends_whole(home: Home) -> None:
+def test_two_starters_get_one_supervisor_which_down_ends_whole(home: Home, broker: str, workspace_name: str) -> None:
+    workspaces.create(broker, WorkspaceSettings(workspace=workspace_name, partitions=1))
     racing = [home.start("up", "--json", *ONLY_GUARD) for _ in range(2)]
     answers = []
     for process in racing:
@@ -323,6 +324,7 @@ def test_two_starters_get_one_supervisor_which_down_ends_whole(home: Home) -> No
         answers.append(json.loads(out))
     assert sorted(answer["started"] for answer in answers) == [False, True]
     assert answers[0]["supervisor"]["pid"] == answers[1]["supervisor"]["pid"]
+    assert all(workspace_name in answer["workspaces"] for answer in answers)
     (guard,) = answers[0]["processes"]
     assert (guard["name"], guard["state"]) == ("guard", "running")
 

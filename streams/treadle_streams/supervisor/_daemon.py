@@ -26,6 +26,8 @@ __all__ = ["serve"]
 _log = logging.getLogger("treadle.supervisor")
 
 _POLL_S: Final = 0.2
+_LOOK_S: Final = 5.0
+"""The first report waits so long for the list of workspaces, so that it names every process."""
 
 
 def serve(
@@ -48,6 +50,7 @@ def serve(
         supervisor = Supervisor(settings.home, restarts=restarts, on_event=on_event)
         keeper = BrokerKeeper(settings, restarts).start()
         follower = Follower(keeper.status().bootstrap_servers).start()
+        follower.looked.wait(_LOOK_S)
         me = ProcessId.of(os.getpid())
         assert me is not None
         began, saved = present(), None

@@ -34,6 +34,8 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="workspace-follower", daemon=True)
         self.workspaces: list[str] = []
         """Sorted. Replaced as a whole, never changed."""
+        self.looked = threading.Event()
+        """Set once the list was read for the first time."""
 
     def start(self) -> Follower:
         """Begin to follow."""
@@ -65,6 +67,7 @@ class Follower:
         where = (CONTROL, 0)
         admin = Admin(self._servers)
         if CONTROL not in admin.partitions():
+            self.looked.set()
             return  # nobody ever made a workspace
         reader = TailReader(self._servers, {where: admin.start_offsets([where])[where]})
         known: set[str] = set()
@@ -77,8 +80,10 @@ class Follower:
                         known.discard(name)
                     elif _is_workspace(name):
                         known.add(name)
-                if where in reader.at_end and sorted(known) != self.workspaces:
-                    self.workspaces = sorted(known)
+                if where in reader.at_end:
+                    if sorted(known) != self.workspaces:
+                        self.workspaces = sorted(known)
+                    self.looked.set()
         finally:
             reader.close()
 
