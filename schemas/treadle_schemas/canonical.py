@@ -113,7 +113,7 @@ def _bounded_int(text: str) -> int:
 def _check_depth(value: Any, where: str) -> None:
     # level by level, which needs no recursion and touches containers only
     level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         if not level:
             return
         level = [
@@ -122,7 +122,8 @@ def _check_depth(value: Any, where: str) -> None:
             for item in (box.values() if isinstance(box, dict) else box)
             if isinstance(item, dict | list)
         ]
-    raise FieldError(where, f"nested deeper than {MAX_DEPTH}")
+    if level:
+        raise FieldError(where, f"nested deeper than {MAX_DEPTH}")
 
 
 def _check(value: Any, where: str, depth: int) -> None:
@@ -187,7 +188,7 @@ def _write(value: Any, out: list[str], where: str, depth: int) -> None:
 
 
 def _check_level(where: str, depth: int) -> None:
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH:
         raise FieldError(where, f"nested deeper than {MAX_DEPTH}")
 
 

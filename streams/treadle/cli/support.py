@@ -121,12 +121,9 @@ def confirmed(question: str, yes: bool) -> bool:
     """Whether to go on: true with `--yes`, else what the user answers. An input that ends without an answer says no."""
     if yes:
         return True
-    try:
-        agreed = click.confirm(question, default=False, err=True)
-    except click.Abort:
-        if click.get_text_stream("stdin").isatty():
-            raise  # Ctrl-C
-        agreed = False
+    # not click.confirm, which writes to stdout, where only data belongs
+    click.echo(f"{question} [y/N] ", nl=False, err=True)
+    agreed = click.get_text_stream("stdin").readline().strip().lower() in ("y", "yes")
     if not agreed:
         click.echo("nothing was changed", err=True)
     return agreed
