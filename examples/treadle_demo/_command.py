@@ -85,7 +85,7 @@ def demo(
     workspace = f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}-{seed}"
     home = settings.home / "demo" / workspace
     home.mkdir(parents=True)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     view = View(console)
     view.say(f"treadle demo: {turns} turns of {episodes} episodes in {environment}, seed {seed}")
     view.say(f"state of this run: {home}")
@@ -119,8 +119,7 @@ def _run(settings: DemoSettings, view: View, started: float) -> Report:
         wheel.set_up()
         for turn in range(1, settings.turns + 1):
             wheel.turn(turn)
-            if turn == min(3, settings.turns):
-                wheel.poison(turn)
+        wheel.poison(settings.turns)
         wheel.guard(settings.turns + 1)
         return wheel.finish(started)
 

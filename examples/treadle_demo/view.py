@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -59,8 +60,6 @@ class View:
 
     def counts(self, ledger: Ledger) -> None:
         """Rows captured, pending, settled, and live success by release."""
-        if not self._live:
-            return
         settled = sum(row.settled for row in ledger.rows.values())
         by_release: dict[str, list[float]] = {}
         for row in ledger.rows.values():
@@ -70,7 +69,8 @@ class View:
         self._counts = f"captured {len(ledger.rows):,}  pending {len(ledger.rows) - settled:,}  settled {settled:,}" + (
             f"   live success by release: {live}" if live else ""
         )
-        self._redraw()
+        if self._live:
+            self._redraw()
 
     def decided(self, turn: int, version: SnapshotRecord, event: ReleaseEvent) -> None:
         """A turn's decision."""
@@ -81,9 +81,10 @@ class View:
             else ""
         )
         colour = _COLOURS.get(event.event, "white")
+        self.say(f"turn {turn}  {self._counts}")
         self.say(
             f"turn {turn}  corpus@v{version.version}, {version.rows:,} rows  {score}"
-            f"[{colour}]{event.event}[/{colour}] {event.release or ''}: {event.reason}"
+            f"[{colour}]{event.event}[/{colour}] {(event.release or '').rsplit('/', 1)[-1]}: {event.reason}"
         )
 
     def drill(self, name: str, event: str, reason: str) -> None:
@@ -93,20 +94,13 @@ class View:
 
     def summary(self, report: Report) -> None:
         """The table at the end, where everything lies, and three commands to look further."""
-        table = Table(title=f"{report.workspace}: {len(report.turns)} turns in {report.wall_seconds:.0f} s")
-        for column in (
-            "turn",
-            "played",
-            "corpus",
-            "rows",
-            "live",
-            "champion",
-            "candidate",
-            "decision",
-            "train",
-            "cycle",
-        ):
-            table.add_column(column, justify="left" if column in ("played", "corpus", "decision") else "right")
+        table = Table(
+            title=f"{report.workspace}: {len(report.turns)} turns in {report.wall_seconds:.0f} s", box=box.SIMPLE_HEAD
+        )
+        for column in ("turn", "played", "corpus", "rows", "live", "held-out", "decision", "cycle"):
+            table.add_column(
+                column, justify="left" if column in ("played", "corpus", "decision") else "right", no_wrap=True
+            )
         for turn in report.turns:
             held = turn.heldout
             colour = _COLOURS.get(turn.decision, "white")
@@ -116,16 +110,14 @@ class View:
                 f"@{turn.corpus.rsplit('@', 1)[-1]}",
                 f"{turn.rows:,}",
                 _number(turn.live_success),
-                _number(held.champion if held else None),
-                _number(held.candidate if held else None),
-                f"[{colour}]{turn.decision}[/{colour}]",
-                f"{turn.seconds['train']:.1f} s",
+                f"{held.champion:.2f} -> {held.candidate:.2f}" if held else "",
+                f"[{colour}]{turn.decision.replace('_', ' ')}[/{colour}]",
                 f"{turn.seconds['cycle']:.1f} s" if "cycle" in turn.seconds else "",
             )
         self.console.print(table)
         self.say(f"live success after the last turn: {_number(report.final_live_success)}")
         stages = ("capture", "settle", "snapshot", "train", "evaluate", "decide", "serve", "cycle")
-        cycle = Table(title="cycle time by stage, seconds")
+        cycle = Table(title="cycle time by stage, seconds", box=box.SIMPLE_HEAD)
         cycle.add_column("turn", justify="right")
         for stage in stages:
             cycle.add_column(stage, justify="right")
