@@ -119,6 +119,7 @@ def _run(settings: DemoSettings, view: View, started: float) -> Report:
         wheel.set_up()
         for turn in range(1, settings.turns + 1):
             wheel.turn(turn)
+        wheel.last_word(settings.turns + 1)
         wheel.poison(settings.turns)
         wheel.guard(settings.turns + 1)
         return wheel.finish(started)

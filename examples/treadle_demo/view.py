@@ -117,7 +117,7 @@ class View:
         self.console.print(table)
         self.say(f"live success after the last turn: {_number(report.final_live_success)}")
         stages = ("capture", "settle", "snapshot", "train", "evaluate", "decide", "serve", "cycle")
-        cycle = Table(title="cycle time by stage, seconds", box=box.SIMPLE_HEAD)
+        cycle = Table(title="cycle time by stage, seconds", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
         cycle.add_column("turn", justify="right")
         for stage in stages:
             cycle.add_column(stage, justify="right")

@@ -47,6 +47,8 @@ LAST_EPISODES_SHARE = 0.5
 BAD_EPISODES_SHARE = 0.25
 """What is played after the last turn, as shares of a turn's episodes: together less than makes a version, so that no turn interferes."""
 
+AFTER_ROLLBACK_EPISODES = 40
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
@@ -250,13 +252,17 @@ class Wheel:
         self._bad = event.release
         return self.report.poisoned
 
-    def guard(self, turn: int) -> GuardDrill:
-        """The champion plays once more, which is the last word on live success; then the poisoned candidate is forced live."""
+    def last_word(self, turn: int) -> None:
+        """The champion plays once more: the last word on live success, and the baseline of the guard."""
         s = self.settings
         self.view.stage("capture", "the champion plays once more", turn=turn)
         self._play(turn, int(s.episodes * LAST_EPISODES_SHARE))
         self.world.ask(do="speak", turn=turn)
         self.world.answer(s.stage_timeout_s, self._watch)
+
+    def guard(self, turn: int) -> GuardDrill:
+        """The poisoned candidate is forced live, and plays on as turn + 1."""
+        s = self.settings
         champion = self.registry.champion
         assert champion is not None
         assert self._bad is not None, "the poison drill comes first"
@@ -272,9 +278,14 @@ class Wheel:
         self.world.answer(s.stage_timeout_s, self._watch)
         event = self._await("guard", "the rollback", lambda: self._rolled_back(str(bad)))
         self.view.drill("bad release", event.event, event.reason)
-        back = self.registry.champion == champion
+        self.view.stage("guard", "the agent plays on", turn=turn + 2)
+        served = self._play(turn + 2, AFTER_ROLLBACK_EPISODES)
+        if served != str(champion):
+            raise DemoFailed("agent", f"plays on with {served} after the rollback to {champion}")
         self.report.guard = GuardDrill(
-            rolled_back=back, after_rows=event.evidence.get("after_rows"), reason=event.reason
+            rolled_back=self.registry.champion == champion,
+            after_rows=event.evidence.get("after_rows"),
+            reason=event.reason,
         )
         return self.report.guard
 
@@ -301,19 +312,21 @@ class Wheel:
 
     # --- waiting -----------------------------------------------------------------------------------------------------------
 
-    def _play(self, turn: int, episodes: int) -> None:
+    def _play(self, turn: int, episodes: int) -> str | None:
+        """Let the agent play and record. Returns the release that it played with."""
         s = self.settings
         file = self._episodes_file(turn)
         file.parent.mkdir(parents=True, exist_ok=True)
         seed = s.seed * 1000 + turn
         self.agent.ask(do="play", turn=turn, episodes=episodes, seed=seed, file=str(file))
-        self.agent.answer(s.stage_timeout_s, self._watch)
+        release: str | None = self.agent.answer(s.stage_timeout_s, self._watch)["release"]
         self.world.ask(do="early", turn=turn, file=str(file))
         self.world.answer(s.stage_timeout_s, self._watch)
         self.agent.ask(do="record", turn=turn)
         left = int(self.agent.answer(s.stage_timeout_s, self._watch)["left"])
         if left:
             raise DemoFailed("agent", f"{left} interactions were not acknowledged by Kafka")
+        return release
 
     def _episodes_file(self, turn: int) -> Path:
         return self.settings.home / "episodes" / f"turn-{turn}.jsonl"
