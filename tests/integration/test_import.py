@@ -18,7 +18,6 @@ from treadle_schemas.codec import IMPORT_MARKER, INTERACTION, OUTCOME, decode
 from treadle_schemas.events import default_outcome_id, read_interaction, read_outcome
 from treadle_schemas.topics import topic
 from treadle_streams import workspaces
-from treadle_streams.broker import LocalBroker
 from treadle_streams.errors import ImportInterrupted, WorkspaceMissing
 from treadle_streams.importing import Lines, run_import
 
@@ -241,28 +240,28 @@ def test_a_workspace_that_is_not_there_gets_nothing(broker: str, workspace_name:
 
 
 def test_an_import_that_kafka_stops_taking_says_so_and_can_be_repeated(
-    own_broker: LocalBroker, jsonl: Callable[[str, Sequence[Any]], Path], monkeypatch: pytest.MonkeyPatch
+    broker: str, workspace: str, jsonl: Callable[[str, Sequence[Any]], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from treadle_streams.importing import _run
 
-    monkeypatch.setattr(_run, "DELIVERY_TIMEOUT_S", 2.0)
-    workspaces.create(own_broker.bootstrap, WorkspaceSettings(workspace="w", partitions=PARTITIONS))
+    monkeypatch.setattr(_run, "DELIVERY_TIMEOUT_S", 1.0)
     lines = [{**INTERACTION_LINE, "interaction_id": f"i{n}"} for n in range(100)]
     path = jsonl("i.jsonl", lines)
+    name = topic(workspace, "interactions")
+    removed_at: list[int] = []
 
-    killed_at: list[int] = []
-
-    def kill_halfway(read: int) -> None:
-        if read > path.stat().st_size / 2 and not killed_at:
-            own_broker.kill()
-            killed_at.append(read)
+    def remove_halfway(read: int) -> None:
+        if read > path.stat().st_size / 2 and not removed_at:
+            Admin(broker).delete([name])
+            removed_at.append(read)
 
     with pytest.raises(ImportInterrupted, match="Repeat it as it is"):
-        run_import(own_broker.bootstrap, "w", [path], on_progress=kill_halfway)
-    own_broker.start()
-    report = run_import(own_broker.bootstrap, "w", [path])
+        run_import(broker, workspace, [path], on_progress=remove_halfway)
+    settings = workspaces.get(broker, workspace)
+    workspaces.create(broker, settings, if_missing=True)  # completes what is missing of it
+    report = run_import(broker, workspace, [path])
     assert report.interactions == 100
-    arrived = {value["interaction_id"] for value in events(own_broker.bootstrap, "w", "interactions")}
+    arrived = {value["interaction_id"] for value in events(broker, workspace, "interactions")}
     assert arrived == {line["interaction_id"] for line in lines}
 
 
