@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -260,7 +261,10 @@ class Recorder:
             self._ledger.complain(type(err).__name__, err)
 
     def _raises(self) -> bool:
-        return "PYTEST_CURRENT_TEST" in os.environ if self._raise_errors is None else self._raise_errors
+        if self._raise_errors is not None:
+            return self._raise_errors
+        # the variable alone also reaches the programs that a test starts
+        return "pytest" in sys.modules and "PYTEST_CURRENT_TEST" in os.environ
 
     def _finish(self, timeout_s: float) -> int:
         self._delivery.flush(timeout_s)

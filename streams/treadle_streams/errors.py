@@ -12,6 +12,8 @@ TreadleError (treadle_schemas.errors)
 
 from __future__ import annotations
 
+from treadle_schemas.errors import TreadleError
+
 __all__ = [
     "ImportInterrupted",
     "StreamsError",
@@ -21,8 +23,6 @@ __all__ = [
     "WorkspaceInUse",
     "WorkspaceMissing",
 ]
-
-from treadle_schemas.errors import TreadleError
 
 
 class StreamsError(TreadleError):
