@@ -137,7 +137,8 @@ class GuardState:
             arm.test = EProcess(floor=baseline - self.policy.tolerance, alpha=self.policy.alpha)
         # the floor depends on the other arm alone, so rows that came before it may be tested after it
         for value in arm.held:
-            arm.test = arm.test.add(value)
+            if arm.test.alarmed_after is None:  # the alarm reports the evidence that it was raised on
+                arm.test = arm.test.add(value)
         arm.held = []
         test = arm.test
         if test.alarmed_after is None:
