@@ -60,8 +60,15 @@ class Child:
                 raise self._died()
             return answer
 
-    def close(self) -> None:
-        """Close the pipe, which ends the process; kill it if it does not end."""
+    def check(self) -> None:
+        """Raises DemoFailed when the process has died."""
+        if self._process.poll() is not None:
+            raise self._died()
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Close the pipe, which ends the process after its last words; kill it `at_once`, or if it does not end."""
+        if at_once:
+            self._process.kill()
         if self._process.stdin is not None:
             try:
                 self._process.stdin.close()

@@ -111,9 +111,9 @@ class Wheel:
     def __enter__(self) -> Wheel:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for child in self.children:
-            child.close()
+            child.close(at_once=kind is not None)
         self.supervisor.stop()
         if self._reader is not None:
             self._reader.close()
@@ -128,12 +128,13 @@ class Wheel:
         self._training_policy().save(s.home / "registry", s.workspace, "main")
         self._follow()
         self._start_services()
+        # before the warm start: their imports take as long as it does
+        self.agent = self._child("agent", "treadle_demo.agent", "--environment", s.environment)
+        self.world = self._child("world", "treadle_demo.world", "--seed", str(s.seed))
         folder = s.model or self._warm_start()
         first = self.registry.register(folder, actor="demo", reason="what runs today")
         self.registry.promote(first, expect=None, actor="demo", reason="the first champion is what runs today")
         self._publish_registry()
-        self.agent = self._child("agent", "treadle_demo.agent", "--environment", s.environment)
-        self.world = self._child("world", "treadle_demo.world", "--seed", str(s.seed))
         for child in (self.agent, self.world):
             child.answer(s.stage_timeout_s, self._watch)
 
@@ -374,6 +375,8 @@ class Wheel:
                 raise DemoFailed(
                     status.name, f"keeps ending (exit code {status.exit_code}): {status.last_line} (log: {status.log})"
                 )
+        for child in self.children:
+            child.check()
         self.view.counts(self.ledger)
 
     def _follow(self) -> None:
@@ -396,8 +399,13 @@ class Wheel:
             process = subprocess.Popen(
                 command, env={**os.environ, **s.child_environment}, stdout=subprocess.PIPE, stderr=err
             )
-            while process.poll() is None:
-                self._watch()
+            try:
+                while process.poll() is None:
+                    self._watch()
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
             out = process.stdout.read() if process.stdout else b""
         if process.returncode not in accepted:
             lines = log.read_text(errors="replace").strip().splitlines()
