@@ -324,8 +324,8 @@ def test_a_worker_killed_many_times_loses_repeats_and_changes_nothing(bench: Ben
     _kill_workers(bench, 10)
 
 
-def _kill_broker(local: LocalBroker, workspace: str, folder: Path, kills: int) -> None:
-    bench = Bench(local.bootstrap, workspace, folder)
+def _kill_broker(local: LocalBroker, workspace: str, folder: Path, kills: int, rate_per_s: int = 150) -> Bench:
+    bench = Bench(local.bootstrap, workspace, folder, rate_per_s=rate_per_s)
     bench.writer.start()
     try:
         bench.start("a")
@@ -339,6 +339,7 @@ def _kill_broker(local: LocalBroker, workspace: str, folder: Path, kills: int) -
         bench.verify()
     finally:
         bench.close()
+    return bench
 
 
 def test_a_broker_killed_in_mid_stream_loses_repeats_and_changes_nothing(
@@ -353,6 +354,14 @@ def test_a_broker_killed_several_times_loses_repeats_and_changes_nothing(
     own_broker: LocalBroker, workspace_name: str, tmp_path: Path
 ) -> None:
     _kill_broker(own_broker, workspace_name, tmp_path / "bench", 4)
+
+
+@pytest.mark.long
+def test_a_worker_with_little_to_do_lives_on_when_the_broker_is_killed_and_comes_back(
+    own_broker: LocalBroker, workspace_name: str, tmp_path: Path
+) -> None:
+    bench = _kill_broker(own_broker, workspace_name, tmp_path / "bench", 3, rate_per_s=8)
+    assert len(bench.ends) < 3, "not every time: only a kill in the middle of a transaction ends the worker"
 
 
 def _stop_past_session(bench: Bench, step: str) -> None:

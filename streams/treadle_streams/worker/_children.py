@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -39,7 +40,17 @@ class _Child:
 
 def run_all(servers: str, command: Callable[[str], Sequence[str]] | None = None) -> int:
     """Keep a worker for each workspace until SIGTERM or SIGINT, then end them all. Raises LogUnreachable at the start only."""
-    make = command or (lambda name: [sys.executable, "-m", "treadle_streams.worker", "--workspace", name])
+    make = command or (
+        lambda name: [
+            sys.executable,
+            "-m",
+            "treadle_streams.worker",
+            "--workspace",
+            name,
+            "--parent-pid",
+            str(os.getpid()),
+        ]
+    )
     quit_ = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: quit_.set())

@@ -8,6 +8,8 @@ for and found to be E; then the lane has consumed everything below E. Whatever w
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -86,7 +88,10 @@ class Clockwork(threading.Thread):
             self._failed(err)
 
     def _run(self) -> None:
+        parent = self._settings.parent_pid
         while not self._quit.wait(self._settings.tick_s):
+            if parent is not None and os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
             view = self._view()
             reading = self._read(sorted(view.metas)) if view.state == "running" else None
             self._status.write(self._report(view, reading))
@@ -142,6 +147,7 @@ class Clockwork(threading.Thread):
                 totals[name] = totals.get(name, 0) + count
             for reason, count in meta.dead_letters.items():
                 dead[reason] = dead.get(reason, 0) + count
+        known = view.state == "running"
         captured, settled = totals.get("captured", 0), totals.get("settled", 0)
         return {
             "state": view.state,
@@ -149,11 +155,12 @@ class Clockwork(threading.Thread):
             "batches": view.batches,
             "updated_at": now(),
             "monotonic_s": time.monotonic(),
-            "captured": captured,
-            "settled": settled,
-            "pending": captured - settled,
-            "orphans": totals.get("orphans", 0),
-            "corrections": totals.get("corrections", 0),
+            # null while it is not known: no partition is ours yet
+            "captured": captured if known else None,
+            "settled": settled if known else None,
+            "pending": captured - settled if known else None,
+            "orphans": totals.get("orphans", 0) if known else None,
+            "corrections": totals.get("corrections", 0) if known else None,
             "dead_letters": dead,
             "counts": totals,
             "lag": None if reading is None else _behind(view.metas, reading),

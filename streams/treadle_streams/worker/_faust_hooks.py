@@ -33,7 +33,7 @@ from faust.transport.drivers import aiokafka as _driver
 
 from treadle_streams.worker._lane import Lane
 from treadle_streams.worker._settings import SESSION_TIMEOUT_S, WorkerSettings
-from treadle_streams.worker.errors import WorkerError, WorkerStuck
+from treadle_streams.worker.errors import TransactionFailed, WorkerError, WorkerStuck
 
 __all__ = ["generation_of", "make_app", "run_app"]
 
@@ -143,6 +143,9 @@ class LaneApp(faust.App):
         """A lane that ended or hangs ends the process."""
         if not self.lane.is_alive():
             self.failed(WorkerStuck("the lane has ended"))
+        since = self.lane.committing_since
+        if since is not None and (took_s := time.monotonic() - since) > self.settings.transaction_patience_s:
+            self.failed(TransactionFailed(f"a batch was not committed in {took_s:.0f} s"))
         idle_s = time.monotonic() - self.lane.ticked
         if idle_s > self.settings.stuck_after_s:
             self.failed(WorkerStuck(f"the lane has made no turn for {idle_s:.0f} s"))

@@ -96,6 +96,8 @@ class Lane(threading.Thread):
         """What the lane is at; replaced, never changed."""
         self.ticked = time.monotonic()
         """When the lane last made progress, or found nothing to do."""
+        self.committing_since: float | None = None
+        """When the transaction under way began; None: there is none."""
 
     # Called from Faust's loop.
 
@@ -248,7 +250,9 @@ class Lane(threading.Thread):
             self._faults.timers_only = timers_only
             metas = {made.partition: made.meta.encode() for made in real}
             # 2. to 6., see _transaction
+            self.committing_since = time.monotonic()
             logged = self._transactions.run(real, metas, member)
+            self.committing_since = None
             if logged is None:
                 _log.warning("generation %d: a batch was refused, its partitions are no longer ours", member[0])
                 self._refused_at = time.monotonic()

@@ -30,6 +30,8 @@ class WorkerSettings:
     """Folder of all local state; this worker's lies in `state/WORKSPACE/N`."""
     once_caught_up: bool = False
     """Stop with exit code 0 as soon as everything that was there is joined."""
+    parent_pid: int | None = None
+    """End in order when this process is no longer the parent."""
     batch_records: int = 2_000
     """Most input records in one transaction."""
     batch_bytes: int = 16 * 1024 * 1024
@@ -38,6 +40,9 @@ class WorkerSettings:
     """How long a batch waits for more records: latency against records a transaction."""
     tick_s: float = 1.0
     """How often clock records and the status file are written."""
+    transaction_patience_s: float = 20.0
+    """A transaction that takes longer ends the process: the broker has long given it up. librdkafka's own timeout does not always fire; a
+    broker that restarts under a call to send offsets can leave it waiting for good."""
     stuck_after_s: float = 120.0
     """A lane without a turn for so long ends the process."""
 

@@ -72,11 +72,16 @@ class Transactions:
         self._topics = {kind: topics.topic(settings.workspace, kind) for kind in (*_TYPES, *INPUTS)}
         self._error: KafkaError | None = None
         self._last: dict[int, int] = {}
-        self._producer = Producer(
+        self._disconnected = False
+        self._producer = self._new_producer()
+
+    def _new_producer(self) -> Producer:
+        self._disconnected = False
+        producer = Producer(
             {
-                "bootstrap.servers": settings.servers,
+                "bootstrap.servers": self._settings.servers,
                 # fencing is by the group's generation; the id only has to differ between live processes
-                "transactional.id": f"{settings.group}.{uuid.uuid4().hex}",
+                "transactional.id": f"{self._settings.group}.{uuid.uuid4().hex}",
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 "compression.type": "zstd",
                 "linger.ms": 5,
@@ -86,18 +91,27 @@ class Transactions:
                 "queue.buffering.max.kbytes": 512 * 1024,
                 "reconnect.backoff.max.ms": 1_000,
                 "log_level": 0,
+                "error_cb": self._troubled,
             }
         )
         try:
-            self._producer.init_transactions(30)
+            producer.init_transactions(30)
         except KafkaException as err:
             raise TransactionFailed(f"starting a transactional producer: {err.args[0].str()}") from err
+        return producer
+
+    def _troubled(self, error: KafkaError) -> None:
+        self._disconnected = True
 
     def run(self, plans: Sequence[Plan], metas: Mapping[int, bytes], member: Membership) -> dict[int, int] | None:
         """Commit the plans. Returns the last changelog offset of each partition; None: refused, the assignment is stale.
 
         Raises TransactionFailed for everything else: the process must end, since it cannot know what counts.
         """
+        self._producer.poll(0)
+        if self._disconnected:
+            # librdkafka 2.16 sends the offsets of a producer that saw its broker go to the old coordinator connection, for good
+            self._producer = self._new_producer()
         producer = self._producer
         self._error = None
         self._last = {}

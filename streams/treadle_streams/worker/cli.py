@@ -17,9 +17,12 @@ __all__ = ["command"]
     "--workspace", "-w", help="Workspace to join; without it one process for each workspace, as they come and go."
 )
 @click.option("--once-caught-up", is_flag=True, help="End with 0 as soon as everything that is there is joined.")
+@click.option("--parent-pid", type=int, hidden=True, help="End when this process is no longer the parent.")
 @click.option("--verbose", "-v", is_flag=True, help="Say more on stderr.")
 @pass_settings
-def command(settings: Settings, workspace: str | None, once_caught_up: bool, verbose: bool) -> None:
+def command(
+    settings: Settings, workspace: str | None, once_caught_up: bool, parent_pid: int | None, verbose: bool
+) -> None:
     """Join interactions with their outcomes: grade rows, write .graded, .progress and .dead-letter.
 
     Runs until SIGTERM. Any number of workers may run for a workspace; they share its partitions. Exit codes: 0 ended in order, 1 failed
@@ -30,6 +33,9 @@ def command(settings: Settings, workspace: str | None, once_caught_up: bool, ver
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    if not verbose:
+        # while the broker is away it writes tens of lines a second; the clockwork says so once
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     named = workspace or settings.workspace
     if named is None:
         if once_caught_up:
@@ -46,6 +52,7 @@ def command(settings: Settings, workspace: str | None, once_caught_up: bool, ver
                 servers=settings.bootstrap_servers,
                 home=settings.home,
                 once_caught_up=once_caught_up,
+                parent_pid=parent_pid,
             )
         )
     )
