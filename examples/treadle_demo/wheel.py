@@ -297,6 +297,9 @@ class Wheel:
         self.world.ask(do="rest", turn=0)
         self.world.answer(s.stage_timeout_s, self._watch)
         self._await("worker", "the last outcomes on their rows", self._drained)
+        self._await(
+            "worker", "every row's settling", lambda: all(row.settled for row in self.ledger.rows.values()) or None
+        )
         turns = []
         for old in self.report.turns:
             snapshot = self._snapshot(old.turn)

@@ -26,7 +26,7 @@ DIGEST_BYTES = 16
 """Length of the digests that rows are compared by. 128 bits: no accidental collision among 10**12 rows."""
 
 # A float outside a string follows one of these; inside a string it only sends us the slow way.
-_MAYBE_FLOAT = re.compile(rb"[:\[,]-?[0-9]+(?:\.|[eE])")
+_MAYBE_FLOAT = re.compile(rb"(?:^|[:\[,])-?[0-9]+(?:\.|[eE])")
 
 
 def row_line(row: GradedRow) -> bytes:

@@ -153,7 +153,11 @@ def default_outcome_id(outcome: Outcome) -> str:
 
 def _convert(value: Any, kind: type[_T]) -> _T:
     try:
-        return msgspec.convert(value, kind)
+        try:
+            return msgspec.convert(value, kind)
+        except UnicodeEncodeError:
+            # the name of an unknown field holds a lone surrogate; known fields are ASCII, and the reader keeps `value` itself
+            return msgspec.convert({k: v for k, v in value.items() if k.isascii()}, kind)
     except msgspec.ValidationError as err:
         problem, _, path = str(err).rpartition(" - at `") if " - at `" in str(err) else (str(err), "", "")
         # the message of a wrong literal quotes the whole value

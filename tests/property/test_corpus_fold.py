@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from treadle_corpus import content_hash, row_line
 from treadle_corpus._decide import decide
@@ -25,6 +25,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(JSON)
+@example(5.960464477539063e-08)
 @settings(max_examples=300, deadline=None)
 def test_the_fast_way_writes_the_same_bytes_as_canonical_json(value: Any) -> None:
     assert _fast(value) == canonical_json(value)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from treadle_schemas import ContractError, Handle, ReleaseId, Split, canonical_json, content_hash, split_group
 from treadle_schemas.canonical import dumps, loads
@@ -105,6 +105,7 @@ MESSAGES = st.lists(
 
 
 @given(IDS, st.none() | IDS, MESSAGES, st.dictionaries(TEXT, JSON, max_size=3))
+@example("a", None, [{"role": "user"}], {"\ud800": None})
 def test_an_interaction_survives_the_wire(interaction: str, episode: str | None, messages: Any, more: Any) -> None:
     value = {f"x{key}": item for key, item in more.items()} | {
         "interaction_id": interaction,
