@@ -437,6 +437,19 @@ def test_a_row_that_an_unfinished_import_touched_does_not_settle_by_time_and_is_
     assert b.partition.meta.imports == {}
 
 
+def test_an_event_of_a_held_row_does_not_let_its_other_metrics_go_absent() -> None:
+    b = Bench()
+    opened(b)
+    b.step(b.interaction(import_id="imp", started_at="2020-01-01T00:00:00Z", ended_at="2020-01-01T00:00:00Z"))
+    later = T0_MS + 2 * HOUR_MS
+    b.step(b.outcome(0.1, later, import_id="imp", interaction_id="other"), b.interaction(later, interaction_id="other"))
+    b.step(b.outcome("x", later, name="label"), clock_ms=later)
+    assert b.progress[-1].grade.metrics["label"] == ("observed", "x")
+    assert b.progress[-1].grade.metrics["reward"] == ("pending", None)
+    b.step(b.marker("interactions", "end", later), b.marker("outcomes", "end", later), clock_ms=later)
+    assert b.graded[-1].grade.metrics["reward"] == ("absent", None)
+
+
 def test_an_import_without_end_is_over_an_hour_of_clock_after_its_last_record() -> None:
     b = Bench()
     opened(b)
