@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,6 +35,25 @@ def _right(environment: Any, task: Task) -> list[str]:
         return environment.meeting_calls(task)
     arguments = compact({"order_id": task.data["order_id"]})
     return [written_call(name, arguments) for name in environment.settling_actions(task)]
+
+
+@pytest.fixture(autouse=True)
+def _every_world_is_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python 3.13 complains of databases that nobody closes."""
+    opened: list[Attempt] = []
+    for kind in (CustomerDesk, RoomDesk):
+        monkeypatch.setattr(kind, "start", _tracked(kind.start, opened))
+    yield
+    for attempt in opened:
+        attempt.close()
+
+
+def _tracked(start: Callable[[Any, Task], Attempt], opened: list[Attempt]) -> Callable[[Any, Task], Attempt]:
+    def tracked(self: Any, task: Task) -> Attempt:
+        opened.append(start(self, task))
+        return opened[-1]
+
+    return tracked
 
 
 def _look_up(environment: Any, task: Task) -> str:
