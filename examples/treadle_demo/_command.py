@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,11 +139,11 @@ def _conclude(report: Report, settings: DemoSettings, view: View, json_file: Pat
     if json_file:
         report.write(json_file)
         view.say(f"numbers   {json_file}")
-    home = os.path.relpath(settings.home) if settings.home.is_relative_to(Path.cwd()) else str(settings.home)
+    program = "treadle" if shutil.which("treadle") else os.path.relpath(sys.argv[0])
     view.say("\nto look further:")
-    view.say(f"  treadle corpus show {settings.corpus}")
-    view.say(f"  treadle corpus export {settings.corpus} --view dpo --out pairs.jsonl")
-    view.say(f"  TREADLE_HOME={home} treadle release list {settings.workspace}")
+    view.say(f"  {program} corpus show {settings.corpus}")
+    view.say(f"  {program} corpus export {settings.corpus} --view dpo --out pairs.jsonl")
+    view.say(f"  {program} --home {settings.home} release list {settings.workspace}")
     found = problems(report, settings.turns)
     if found:
         raise DemoFailed("demo", "; ".join(found))

@@ -95,7 +95,8 @@ class View:
     def summary(self, report: Report) -> None:
         """The table at the end, where everything lies, and three commands to look further."""
         table = Table(
-            title=f"{report.workspace}: {len(report.turns)} turns in {report.wall_seconds:.0f} s", box=box.SIMPLE_HEAD
+            title=f"{report.workspace}: {len(report.turns)} turn{'s'[: len(report.turns) != 1]} in {report.wall_seconds:.0f} s",
+            box=box.SIMPLE_HEAD,
         )
         for column in ("turn", "played", "corpus", "rows", "live", "held-out", "decision", "cycle"):
             table.add_column(

@@ -175,7 +175,7 @@ def test_the_terminal_says_where_everything_lies(demo: dict[str, Any]) -> None:
     output = demo["output"].replace("\n", "")
     assert demo["report"]["places"]["corpus"] in output
     assert Path(demo["report"]["places"]["chart"]).read_bytes().startswith(b"\x89PNG")
-    for words in ("turn 1", "corpus@v1", "cycle time by stage", "treadle corpus show", "treadle release list"):
+    for words in ("turn 1", "corpus@v1", "cycle time by stage", " corpus show ", " release list "):
         assert words in demo["output"]
 
 
