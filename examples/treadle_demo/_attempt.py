@@ -11,11 +11,11 @@ import sqlite3
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from treadle_schemas.environment import Message, Task, Verdict
+from treadle_schemas.environment import Attempt, Environment, Message, Task, Verdict
 
 from treadle_demo._calls import Call, assistant_call, assistant_prose, parse_call, tool_answer
 
-__all__ = ["METRIC", "SqlAttempt", "integer", "late_verdicts"]
+__all__ = ["METRIC", "SqlAttempt", "integer", "late_verdicts", "succeeds"]
 
 METRIC = "reward"
 """The metric both environments report: the one a new workspace requires."""
@@ -115,3 +115,13 @@ def late_verdicts(rng: random.Random, *, settled: bool, pleased: bool, asker: st
         verdicts.append(Verdict(after_s=found_s, name=METRIC, value=None, source=auditor, op="retract", ref="answer"))
         verdicts.append(Verdict(after_s=found_s, name=METRIC, value=0.0, source=auditor, ref="audit"))
     return verdicts
+
+
+def succeeds(environment: Environment, task: Task, text: str) -> bool:
+    """Whether one call alone, tried in a fresh world, does what the task asks. For demonstrations and tests."""
+    attempt: Attempt = environment.start(task)
+    try:
+        attempt.act(text)
+        return attempt.success() > 0
+    finally:
+        attempt.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from treadle_streams.supervisor import last_line
 
 from treadle_demo.errors import DemoFailed
 
@@ -88,7 +89,5 @@ class Child:
 
     def _died(self) -> DemoFailed:
         code = self._process.wait()
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return DemoFailed(
-            self.stage, f"ended with exit code {code}: {lines[-1] if lines else 'no word'} (log: {self.log})"
-        )
+        said = last_line(self.log) or "no word"
+        return DemoFailed(self.stage, f"ended with exit code {code}: {said} (log: {self.log})")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 from treadle_schemas.environment import Attempt, Message, Task, Verdict
 
-from treadle_demo._attempt import SqlAttempt, integer, late_verdicts
+from treadle_demo._attempt import SqlAttempt, integer, late_verdicts, succeeds
 from treadle_demo._calls import Call, compact, tool_schema, written_call
 
 __all__ = ["CustomerDesk", "DeskAttempt"]
@@ -235,15 +235,7 @@ class CustomerDesk:
     def settling_actions(self, task: Task) -> list[str]:
         """The actions that settle the case, found by trying each in a fresh shop. Only for demonstrations and tests."""
         arguments = compact({"order_id": task.data["order_id"]})
-        return [action for action in ACTIONS if self._settles(task, written_call(action, arguments))]
-
-    def _settles(self, task: Task, text: str) -> bool:
-        attempt = self.start(task)
-        try:
-            attempt.act(text)
-            return attempt.success() > 0
-        finally:
-            attempt.close()
+        return [action for action in ACTIONS if succeeds(self, task, written_call(action, arguments))]
 
 
 def _task(rng: random.Random, name: str) -> Task:

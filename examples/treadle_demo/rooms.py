@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 from treadle_schemas.environment import Attempt, Message, Task, Verdict
 
-from treadle_demo._attempt import SqlAttempt, integer, late_verdicts
+from treadle_demo._attempt import SqlAttempt, integer, late_verdicts, succeeds
 from treadle_demo._calls import Call, compact, tool_schema, written_call
 
 __all__ = ["RoomAttempt", "RoomDesk"]
@@ -268,15 +268,7 @@ class RoomDesk:
 
     def meeting_calls(self, task: Task) -> list[str]:
         """The calls that meet the wish, found by trying each in a fresh world. Only for demonstrations and tests."""
-        return [text for text in _written_actions(task) if self._meets(task, text)]
-
-    def _meets(self, task: Task, text: str) -> bool:
-        attempt = self.start(task)
-        try:
-            attempt.act(text)
-            return attempt.success() > 0
-        finally:
-            attempt.close()
+        return [text for text in _written_actions(task) if succeeds(self, task, text)]
 
 
 def _written_actions(task: Task) -> list[str]:

@@ -35,7 +35,7 @@ class View:
         self._stage = ""
         self._turn: int | None = None
         self._since = time.monotonic()
-        self._counts = ""
+        self._ledger = Ledger()
 
     def __enter__(self) -> View:
         if self._live:
@@ -59,18 +59,22 @@ class View:
             self.say(f"{f'turn {turn}  ' if turn else ''}{stage}: {what}")
 
     def counts(self, ledger: Ledger) -> None:
-        """Rows captured, pending, settled, and live success by release."""
+        """Show rows captured, pending, settled, and live success by release."""
+        self._ledger = ledger
+        if self._live:
+            self._redraw()
+
+    def _counted(self) -> str:
+        ledger = self._ledger
         settled = sum(row.settled for row in ledger.rows.values())
         by_release: dict[str, list[float]] = {}
         for row in ledger.rows.values():
             if row.reward is not None and row.release:
                 by_release.setdefault(row.release.rsplit("/", 1)[-1], []).append(row.reward)
         live = "  ".join(f"{name} {sum(r) / len(r):.2f}" for name, r in by_release.items())
-        self._counts = f"captured {len(ledger.rows):,}  pending {len(ledger.rows) - settled:,}  settled {settled:,}" + (
+        return f"captured {len(ledger.rows):,}  pending {len(ledger.rows) - settled:,}  settled {settled:,}" + (
             f"   live success by release: {live}" if live else ""
         )
-        if self._live:
-            self._redraw()
 
     def decided(self, turn: int, version: SnapshotRecord, event: ReleaseEvent) -> None:
         """A turn's decision."""
@@ -81,7 +85,7 @@ class View:
             else ""
         )
         colour = _COLOURS.get(event.event, "white")
-        self.say(f"turn {turn}  {self._counts}")
+        self.say(f"turn {turn}  {self._counted()}")
         self.say(
             f"turn {turn}  corpus@v{version.version}, {version.rows:,} rows  {score}"
             f"[{colour}]{event.event}[/{colour}] {(event.release or '').rsplit('/', 1)[-1]}: {event.reason}"
@@ -137,7 +141,7 @@ class View:
         assert self._live is not None
         turn = f"turn {self._turn}  " if self._turn else ""
         head = Text.assemble((turn, "bold"), (self._stage, "cyan"), f"  {time.monotonic() - self._since:.0f} s")
-        self._live.update(Group(head, Text(self._counts, style="dim")))
+        self._live.update(Group(head, Text(self._counted(), style="dim")))
 
 
 def _number(value: float | None) -> str:

@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import orjson
 from treadle.log import Admin, TailReader
 from treadle_schemas import Metric, ReleaseEvent, ReleaseId, Split, WorkspaceSettings
 from treadle_schemas.topics import group, topic
 from treadle_streams import workspaces
-from treadle_streams.supervisor import ProcessSpec, Supervisor
+from treadle_streams.supervisor import ProcessSpec, Supervisor, last_line
 from treadle_trainer.policy import GatePolicy, GuardPolicy, TrainingPolicy
 from treadle_trainer.registry import Outbox, Registry
 
@@ -393,28 +392,21 @@ class Wheel:
     def _publish_registry(self) -> None:
         Outbox(self.registry, self.settings.bootstrap_servers).publish()
 
-    def _run(self, stage: str, command: list[str], accepted: tuple[int, ...] = (0,)) -> dict[str, Any]:
-        """Run a command to its end while watching; its JSON output, where it has one."""
+    def _run(self, stage: str, command: list[str], accepted: tuple[int, ...] = (0,)) -> None:
+        """Run a command to its end while watching; what it says goes to its log."""
         s = self.settings
         log = s.home / "logs" / f"{stage.replace(' ', '-')}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as err:
+        with log.open("ab") as file:
             process = subprocess.Popen(
-                command, env={**os.environ, **s.child_environment}, stdout=subprocess.PIPE, stderr=err
+                command, env={**os.environ, **s.child_environment}, stdout=file, stderr=subprocess.STDOUT
             )
-            try:
-                while process.poll() is None:
-                    self._watch()
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-            out = process.stdout.read() if process.stdout else b""
-        if process.returncode not in accepted:
-            lines = log.read_text(errors="replace").strip().splitlines()
-            raise DemoFailed(stage, f"exit code {process.returncode}: {lines[-1] if lines else ''} (log: {log})")
         try:
-            parsed = orjson.loads(out) if out.strip() else {}
-        except orjson.JSONDecodeError:
-            parsed = {}
-        return parsed if isinstance(parsed, dict) else {}
+            while process.poll() is None:
+                self._watch()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode not in accepted:
+            raise DemoFailed(stage, f"exit code {process.returncode}: {last_line(log)} (log: {log})")

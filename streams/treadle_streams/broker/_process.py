@@ -13,27 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from treadle_streams._proc import boot_id, start_ticks
+
+__all__ = ["boot_id", "end", "find", "in_main_thread", "reap", "run_to_end", "spawn", "start_ticks"]
+
 _PR_SET_PDEATHSIG = 1
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Children of this process, kept so that they can be reaped and are not reported as forgotten."""
-
-
-def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None if there is none or it only waits to be reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def boot_id() -> str:
-    """Identity of this boot: start ticks of another boot mean nothing."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def find(*words: str) -> int | None:

@@ -12,7 +12,7 @@ from treadle_streams.supervisor._errors import (
     SupervisorStartFailed,
 )
 from treadle_streams.supervisor._life import Life, Restarts, State
-from treadle_streams.supervisor._process import ProcessId
+from treadle_streams.supervisor._process import ProcessId, last_line
 from treadle_streams.supervisor._supervisor import Event, ProcessSpec, ProcessStatus, Supervisor
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "SupervisorBusy",
     "SupervisorError",
     "SupervisorStartFailed",
+    "last_line",
 ]

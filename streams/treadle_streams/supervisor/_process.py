@@ -16,6 +16,8 @@ from typing import Final
 
 import msgspec
 
+from treadle_streams._proc import boot_id, start_ticks, stat
+
 __all__ = ["GroupProcess", "ProcessId", "last_line", "members", "rotate", "tail"]
 
 _LAUNCH: Final = str(Path(__file__).with_name("_launch.py"))
@@ -39,13 +41,13 @@ class ProcessId(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, pid: int) -> ProcessId | None:
         """The process that has this pid now; None if there is none or it only waits to be reaped."""
-        ticks = _start_ticks(pid)
-        return None if ticks is None else cls(pid=pid, start_ticks=ticks, boot_id=_boot_id())
+        ticks = start_ticks(pid)
+        return None if ticks is None else cls(pid=pid, start_ticks=ticks, boot_id=boot_id())
 
     @property
     def alive(self) -> bool:
         """True while this very process runs."""
-        return _start_ticks(self.pid) == self.start_ticks and _boot_id() == self.boot_id
+        return start_ticks(self.pid) == self.start_ticks and boot_id() == self.boot_id
 
     def end(self, timeout_s: float) -> None:
         """SIGTERM, after `timeout_s` seconds SIGKILL; returns when it is gone. Does nothing to any other process."""
@@ -150,7 +152,7 @@ def members(group: int) -> Iterator[int]:
     """The pids of a process group, without those that only wait to be reaped."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            fields = _stat(int(entry.name))
+            fields = stat(int(entry.name))
             if fields is not None and int(fields[2]) == group:
                 yield int(entry.name)
 
@@ -179,24 +181,3 @@ def last_line(log: Path, start: int = 0) -> str:
         if text:
             return text[:_LINE_CHARS]
     return ""
-
-
-def _stat(pid: int) -> list[str] | None:
-    """/proc/PID/stat from the state on; None if there is no such process or it only waits to be reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return None
-    return None if fields[0] in "ZX" else fields
-
-
-def _start_ticks(pid: int) -> int | None:
-    fields = _stat(pid)
-    return None if fields is None else int(fields[19])
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
