@@ -52,7 +52,7 @@ format: setup  ## Format the code
 	$(BIN)/ruff format .
 
 lock: setup  ## Resolve the dependencies anew into requirements/lock.txt
-	$(UV) pip compile pyproject.toml --all-extras --group dev --universal --generate-hashes --no-emit-index-url \
+	$(UV) pip compile pyproject.toml --all-extras --group dev --group clients --group peers --universal --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --no-annotate --python-version 3.11 -o $(LOCK) $(ARGS)
 
 clean:  ## Remove .venv and caches (not TREADLE_HOME)

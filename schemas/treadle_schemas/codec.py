@@ -24,6 +24,7 @@ __all__ = [
     "IMPORT_MARKER",
     "INTERACTION",
     "OUTCOME",
+    "PART",
     "PROGRESS",
     "RELEASE",
     "SETTINGS",
@@ -41,6 +42,8 @@ __all__ = [
 
 INTERACTION: Final = "dev.treadle.interaction.v1"
 OUTCOME: Final = "dev.treadle.outcome.v1"
+PART: Final = "dev.treadle.part.v1"
+"""Content that interactions of one episode share, stored once; on `.interactions`, and once more on `.graded`."""
 IMPORT_MARKER: Final = "dev.treadle.import-marker.v1"
 CLOCK: Final = "dev.treadle.clock.v1"
 PROGRESS: Final = "dev.treadle.progress.v1"
@@ -52,7 +55,20 @@ SETTINGS: Final = "dev.treadle.settings.v1"
 WORKSPACE: Final = "dev.treadle.workspace.v1"
 """On the control topic: that a workspace exists."""
 TYPES: Final = frozenset(
-    {INTERACTION, OUTCOME, IMPORT_MARKER, CLOCK, PROGRESS, GRADED, DEAD_LETTER, SNAPSHOT, RELEASE, SETTINGS, WORKSPACE}
+    {
+        INTERACTION,
+        OUTCOME,
+        PART,
+        IMPORT_MARKER,
+        CLOCK,
+        PROGRESS,
+        GRADED,
+        DEAD_LETTER,
+        SNAPSHOT,
+        RELEASE,
+        SETTINGS,
+        WORKSPACE,
+    }
 )
 
 Headers = list[tuple[str, bytes]]

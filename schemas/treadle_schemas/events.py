@@ -22,6 +22,10 @@ __all__ = [
     "Interaction",
     "Outcome",
     "OutcomeValue",
+    "Redaction",
+    "Right",
+    "Rights",
+    "Transcript",
     "default_outcome_id",
     "read_interaction",
     "read_outcome",
@@ -36,11 +40,45 @@ _T = TypeVar("_T")
 OutcomeValue = bool | int | float | str | None
 
 
+Right = Literal["allow", "deny"]
+
+
+class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the workspace may do with a row. Deny wins over allow, whichever came first."""
+
+    train: Right = "allow"
+    eval: Right = "allow"
+    recall: Right = "allow"
+
+
+class Redaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the PII policy did to an interaction before it was written anywhere.
+
+    `policy` and `version` name the policy in force, `counts` how often each kind was found. With `error` the redaction failed, and the
+    text was dropped: the interaction is a tombstone, without messages worth training on.
+    """
+
+    policy: str
+    version: int = 0
+    counts: dict[str, int] = {}
+    error: str | None = None
+
+
+class Transcript(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages that are stored once as parts of the episode: the first `count` messages, addressed by the chain hash `head`."""
+
+    head: str
+    count: int
+
+
 class Interaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One recorded unit of agent work: the request and the response, verbatim.
 
     Times are RFC 3339. `messages` are OpenAI chat messages with tool arguments as JSON strings; `response` lists the indices of those
     that this interaction produced (absent: every assistant turn). Only those are trained on.
+
+    Long contexts are stored once: `transcript` stands for the messages before `messages`, and `claims` names the part that belongs at a
+    JSON pointer of this value. See treadle_schemas.parts, which puts both back.
     """
 
     interaction_id: str
@@ -64,6 +102,20 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     usage: dict[str, Any] | None = None
     token_ids: list[list[int]] | None = None
     logprobs: list[list[float]] | None = None
+    finish_reason: str | None = None
+    cost: float | None = None
+    """US dollars."""
+    first_token_ms: float | None = None
+    attempts: list[dict[str, Any]] | None = None
+    """Earlier tries of the same request that failed: status, error, started_at, ended_at of each."""
+    parent_id: str | None = None
+    """The interaction that called this sub-agent."""
+    references: list[str] | None = None
+    """External names of this interaction (`response:chatcmpl-7`, `pr:org/repo#12`), by which an outcome may find it."""
+    rights: Rights | None = None
+    redaction: Redaction | None = None
+    transcript: Transcript | None = None
+    claims: dict[str, str] | None = None
 
     @property
     def episode(self) -> str:
@@ -87,7 +139,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interaction_id: str | None = None
     episode_id: str | None = None
     reference: str | None = None
-    kind: Literal["metric", "comment", "preference", "demonstration"] = "metric"
+    kind: Literal["metric", "comment", "preference", "demonstration", "rights"] = "metric"
+    over: str | None = None
+    """Of a preference: the interaction id that the target is preferred over."""
+    messages: list[dict[str, Any]] | None = None
+    """Of a demonstration: what should have been said. Of a preference without `over`: what the target is preferred over."""
     source: str | None = None
 
     @property
@@ -105,16 +161,18 @@ def read_interaction(value: dict[str, Any]) -> Interaction:
     if event.task_id is not None:
         check_id(event.task_id, "$.task_id")
     check_slot(event.slot)
-    if not event.messages:
+    before = 0 if event.transcript is None else event.transcript.count
+    count = before + len(event.messages)
+    if before < 0 or not count:
         raise FieldError("$.messages", "is empty; an interaction has at least one message")
-    if len(event.messages) > MAX_MESSAGES:
-        raise FieldError("$.messages", f"has {len(event.messages)} messages; at most {MAX_MESSAGES}")
+    if count > MAX_MESSAGES:
+        raise FieldError("$.messages", f"has {count} messages; at most {MAX_MESSAGES}")
     for i, message in enumerate(event.messages):
         if not isinstance(message.get("role"), str):
             raise FieldError(f"$.messages[{i}].role", "is missing or not a string")
     for n, index in enumerate(event.response or ()):
-        if not 0 <= index < len(event.messages):
-            raise FieldError(f"$.response[{n}]", f"{index} is no index into {len(event.messages)} messages")
+        if not 0 <= index < count:
+            raise FieldError(f"$.response[{n}]", f"{index} is no index into {count} messages")
     if to_micros(event.ended_at, "$.ended_at") < to_micros(event.started_at, "$.started_at"):
         raise FieldError("$.ended_at", f"{event.ended_at} is before started_at {event.started_at}")
     return event
