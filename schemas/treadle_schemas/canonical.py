@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import marshal
 import math
 import re
 from typing import Any, Final
@@ -23,6 +24,11 @@ MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 1000
 """Longest integer, in decimal digits. Python itself refuses to print or read more than 4,300."""
 
+# datetimes and dataclasses, which orjson would turn into something else, are refused
+_AS_IT_IS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+_BOXES = (dict, list, tuple)
+# the two high bytes of a float64 that is NaN or infinite
+_NOT_FINITE = re.compile(rb"[\xf0-\xff][\x7f\xff]")
 _MAX_BITS = int(MAX_DIGITS * math.log2(10))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # An integer beyond 64 bits has at least 19 digits; orjson would read it as a float, silently. Every event is searched for one: with all
@@ -77,12 +83,27 @@ def loads(data: bytes | str, where: str = "$") -> Any:
 
 def dumps(value: Any, where: str = "$") -> bytes:
     """Encode to compact JSON in the given key order. Raises FieldError naming the field for what JSON cannot carry."""
-    _check(value, where, 0)
     try:
-        return orjson.dumps(value)
+        text = orjson.dumps(value, option=_AS_IT_IS)
     except (TypeError, orjson.JSONEncodeError):
+        _check(value, where, 0)
         # lone surrogates and integers beyond 64 bits: legal JSON that orjson does not write
         return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()
+    # Checking each item costs many times what encoding does, so it is done only where the output leaves a doubt: orjson writes null for
+    # NaN and infinities, and nests deeper.
+    if b"null" in text and _may_hold_nan(value):
+        _check(value, where, 0)
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        _check_depth(value, where)
+    return text
+
+
+def _may_hold_nan(value: Any) -> bool:
+    try:
+        raw = marshal.dumps(value, 2)  # the second version: every float as its eight bytes
+    except ValueError:
+        return True
+    return (b"\x7f" in raw or b"\xff" in raw) and _NOT_FINITE.search(raw) is not None
 
 
 def _loads_slowly(data: bytes, where: str, err: Exception | None) -> Any:
@@ -114,7 +135,7 @@ def _bounded_int(text: str) -> int:
 
 def _check_depth(value: Any, where: str) -> None:
     # level by level, which needs no recursion and touches containers only
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, _BOXES) else []
     for _ in range(MAX_DEPTH):
         if not level:
             return
@@ -122,7 +143,7 @@ def _check_depth(value: Any, where: str) -> None:
             item
             for box in level
             for item in (box.values() if isinstance(box, dict) else box)
-            if isinstance(item, dict | list)
+            if isinstance(item, _BOXES)
         ]
     if level:
         raise FieldError(where, f"nested deeper than {MAX_DEPTH}")

@@ -13,32 +13,35 @@ QUIET_S: Final = 10.0
 
 
 class Stats(NamedTuple):
-    """Counts of one recorder in one process. At any moment `produced == acked + in_flight + refused`."""
+    """Counts of one recorder in one process. At any moment `produced == acked + spooled + refused`."""
 
     produced: int
     """Events handed over."""
     acked: int
     """Events that every in-sync replica has."""
-    in_flight: int
-    """Events in the bounded queue or on their way."""
+    spooled: int
+    """Events on this machine's disk, in the bounded queue, or on their way: not acknowledged yet."""
     refused: int
-    """Events that will not arrive: invalid, queue full, or not accepted by Kafka. Each was logged."""
+    """Events that will not arrive: invalid, spool or queue full, or never accepted by Kafka. Each was logged."""
     skipped: int
     """Events not even counted as produced, because TREADLE_DISABLED is set."""
 
 
 class Ledger:
-    """Thread-safe counts. An event is opened once and then settled once, as acked or refused."""
+    """Thread-safe counts. An event is opened once and then settled once, as acked or refused.
+
+    The lock is reentrant: a signal handler may ask for the counts while it interrupts their change.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._produced = self._acked = self._refused = self._skipped = 0
         self._undelivered: str | None = None
         self._quiet_until: dict[str, float] = {}
         self._kept_back: dict[str, int] = {}
 
     def open(self) -> None:
-        """One more event, in flight until it is settled."""
+        """One more event, spooled until it is settled."""
         with self._changed:
             self._produced += 1
 
@@ -64,10 +67,15 @@ class Ledger:
         if problem is None:
             self.ack()
             return
-        with self._changed:
-            self._undelivered = self._undelivered or problem
+        self.worry(problem)
         self.refuse()
         self.complain("not accepted by Kafka", problem)
+
+    def worry(self, problem: str) -> None:
+        """Remember why Kafka does not accept an event (it may later)."""
+        with self._changed:
+            self._undelivered = self._undelivered or problem
+            self._changed.notify_all()
 
     def take_undelivered(self) -> str | None:
         """The first reason for which Kafka did not accept an event since the last call."""
@@ -78,13 +86,17 @@ class Ledger:
     def stats(self) -> Stats:
         """The counts, all of one moment."""
         with self._changed:
-            in_flight = self._produced - self._acked - self._refused
-            return Stats(self._produced, self._acked, in_flight, self._refused, self._skipped)
+            spooled = self._produced - self._acked - self._refused
+            return Stats(self._produced, self._acked, spooled, self._refused, self._skipped)
 
-    def wait_settled(self, timeout_s: float) -> int:
-        """Wait until nothing is in flight; how many still are."""
+    def wait_settled(self, timeout_s: float, *, or_worried: bool = False) -> int:
+        """Wait until nothing is under way (or, on demand, until Kafka did not accept something); how many events still are."""
+
+        def over() -> bool:
+            return self._produced == self._acked + self._refused or (or_worried and self._undelivered is not None)
+
         with self._changed:
-            self._changed.wait_for(lambda: self._produced == self._acked + self._refused, timeout_s)
+            self._changed.wait_for(over, timeout_s)
             return self._produced - self._acked - self._refused
 
     def complain(self, kind: str, problem: object) -> None:
@@ -96,4 +108,4 @@ class Ledger:
                 return
             self._quiet_until[kind] = moment + QUIET_S
             more = self._kept_back.pop(kind, 0)
-        _LOG.warning("event refused, %s: %s%s", kind, problem, f" (and {more} more like it)" if more else "")
+        _LOG.warning("%s: %s%s", kind, problem, f" (and {more} more like it)" if more else "")

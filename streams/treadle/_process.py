@@ -1,16 +1,21 @@
-"""The recorders of this process, over its life: fork, normal exit, and the exit of a multiprocessing child.
+"""The recorders of this process, over its life: fork, normal exit, the exit of a multiprocessing child, and SIGTERM.
 
-SIGTERM is left alone: its default action ends the process without an exit handler, so what is in flight is lost. A service that is stopped
-that way handles the signal itself and calls `close()`.
+SIGTERM's default action ends the process without an exit handler. Where the host left it at that, the first event recorded in the main
+thread installs a handler that lets events drain for EXIT_FLUSH_S at most and then ends the process by the same signal. A host that handles
+SIGTERM itself, before or after, is left alone; it may call `close()`, and what it does not wait for is in the spool.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from treadle import _postman
 
 if TYPE_CHECKING:
     from treadle.recorder import Recorder
@@ -49,7 +54,25 @@ def hook_multiprocessing() -> None:
         util.Finalize(None, _at_exit, exitpriority=0)
 
 
+def hook_sigterm() -> None:
+    """Let events drain before SIGTERM ends the process, where nobody else wants to know of it."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _at_sigterm)
+
+
+def _at_sigterm(number: int, _frame: Any) -> None:
+    # it may interrupt `record`: so nothing here takes a lock that is not reentrant, and files are left to the end of the process
+    try:
+        deadline = time.monotonic() + EXIT_FLUSH_S
+        for recorder in list(_live):
+            recorder._hurry(max(0.0, deadline - time.monotonic()))
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
 def _after_fork() -> None:
+    _postman.after_fork()
     for recorder in list(_live):
         recorder._after_fork()
 

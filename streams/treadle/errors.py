@@ -8,6 +8,8 @@ TreadleError (treadle_schemas.errors)
     │   └── NotDelivered     records were handed over but not acknowledged in time
     ├── RecorderClosed       the recorder was closed, or its process is ending
     ├── QueueFull            the recorder's bounded queue is full: Kafka is away, or slower than the agent
+    ├── SpoolFull            the spool reached its bound, or the disk is full
+    ├── SpoolUnwritable      the spool's folder cannot be written; events go straight to Kafka
     └── MissingExtra         a command needs a package that this installation lacks
 """
 
@@ -23,6 +25,8 @@ __all__ = [
     "QueueFull",
     "RecorderClosed",
     "SdkError",
+    "SpoolFull",
+    "SpoolUnwritable",
     "TopicMissing",
 ]
 
@@ -68,6 +72,16 @@ class QueueFull(SdkError):
     """The recorder's bounded queue is full: Kafka is away, or slower than the agent. The event was refused, and counted."""
 
     retriable = True
+
+
+class SpoolFull(SdkError):
+    """The spool reached its bound, or the disk is full. The event was refused, and counted."""
+
+    retriable = True
+
+
+class SpoolUnwritable(SdkError):
+    """The spool's folder cannot be written. The recorder says so once and sends straight to Kafka."""
 
 
 class MissingExtra(SdkError):

@@ -8,11 +8,14 @@ assert sink.interactions[0]["task_id"] == "refund"
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from treadle_schemas.codec import INTERACTION, OUTCOME, Event, Headers, decode
+from treadle_schemas.ids import Handle
 
 from treadle._delivery import Done
+from treadle._sendable import Sendable
 
 __all__ = ["MemorySink", "Sent"]
 
@@ -47,9 +50,24 @@ class MemorySink:
         """The values of the recorded outcomes and retractions."""
         return [sent.event.data for sent in self.sent if sent.event.type == OUTCOME]
 
-    def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
-        """Keep one event."""
-        self.sent.append(Sent(topic, key, value, headers))
+    @property
+    def handles(self) -> list[Handle]:
+        """The handles of the recorded interactions."""
+        made = []
+        for sent in self.sent:
+            if sent.event.type == INTERACTION:
+                data = sent.event.data
+                interaction = data["interaction_id"]
+                made.append(Handle(sent.topic.split(".")[1], data.get("episode_id") or interaction, interaction))
+        return made
+
+    def clear(self) -> None:
+        """Forget what was sent so far."""
+        self.sent = []
+
+    def send_many(self, events: Sequence[Sendable], done: Done) -> None:
+        """Keep one event, and its companions before it."""
+        self.sent += [Sent(event.template.topic, event.key, event.value, event.headers) for event in events]
         done(None)
 
     def flush(self, timeout_s: float) -> None:

@@ -7,20 +7,23 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
-from treadle_schemas.codec import INTERACTION, OUTCOME, encode, make_headers
+from treadle_schemas.canonical import loads
+from treadle_schemas.codec import INTERACTION, OUTCOME, encode
 from treadle_schemas.errors import FieldError, SettingError, TreadleError
 from treadle_schemas.events import OutcomeValue, read_interaction, read_outcome
 from treadle_schemas.ids import Handle, check_workspace, new_id
 from treadle_schemas.moments import from_micros, now, to_micros
-from treadle_schemas.topics import topic
 
 from treadle import _process
-from treadle._delivery import Delivery, KafkaDelivery
+from treadle._buffer import Buffer, Waiting
+from treadle._delivery import Delivery, KafkaDelivery, SpoolSettings
 from treadle._ledger import Ledger, Stats
+from treadle._sendable import Sendable, Templates
 from treadle.errors import NotDelivered, RecorderClosed
 from treadle.settings import Settings
 
@@ -31,12 +34,13 @@ Moment = str | datetime.datetime
 
 
 class Recorder:
-    """Publishes an agent's interactions and their outcomes to a workspace, straight to Kafka, from any thread.
+    """Publishes an agent's interactions and their outcomes to a workspace, from any thread.
 
-    It never hurts its host. A call validates, encodes and hands the event to a bounded queue in memory; it waits for nothing and opens no
-    connection itself. What cannot be sent is logged (logger `treadle`) and counted in `stats()`, not raised, except under pytest or with
-    `raise_errors=True`. A forked child gets a producer of its own. A normal exit waits up to 2 s for what is in flight; kill -9, os._exit
-    and an unhandled SIGTERM lose it.
+    It never hurts its host. A call validates, redacts, encodes and appends the event to a file of the spool; it waits for nothing else and
+    opens no connection. One background thread a process takes the files to Kafka, now or when it is back. What `record` accepted is lost
+    neither by kill -9 nor by a restart: the next recorder of the workspace on this machine sends what a dead process left. What cannot be
+    accepted is logged (logger `treadle`) and counted in `stats()`, not raised, except under pytest or with `raise_errors=True`. A forked
+    child gets a file, thread and producer of its own. A normal exit and SIGTERM wait up to 2 s for Kafka.
     """
 
     def __init__(
@@ -49,27 +53,38 @@ class Recorder:
         model: str | None = None,
         release: str | None = None,
         tags: Mapping[str, str | int | float | bool | None] | None = None,
+        durable: bool | Literal["fsync"] = True,
+        buffered: bool = False,
+        spool_dir: str | os.PathLike[str] | None = None,
         sink: Delivery | None = None,
         raise_errors: bool | None = None,
         settings: Settings | None = None,
     ) -> None:
         """`workspace` and `bootstrap_servers` default to the environment (see treadle.settings).
 
-        agent, slot, model, release and tags are what `record` says of an interaction unless the call says otherwise. `sink` takes the
-        place of Kafka, for tests: treadle.MemorySink. `raise_errors` None means: only under pytest.
+        agent, slot, model, release and tags are what `record` says of an interaction unless the call says otherwise.
+
+        durable  True: an event is in a file when `record` returns; a power cut may take the last 100 ms or so
+                 "fsync": `record` waits for the disk as well, typically some milliseconds
+                 False: straight to Kafka's client; a file takes what that cannot, and kill -9 takes what it still queues
+        buffered  True: redaction and the file are the background thread's work too. `record` only copies the event; kill -9 takes what
+                 the thread has not done yet, normally some 20 ms, at most BUFFERED_EVENTS events or BUFFERED_BYTES bytes
+        spool_dir  the spool's folder, below which each workspace has its own; default TREADLE_SPOOL. It must outlive the container
+
+        `sink` takes the place of spool and Kafka, for tests: treadle.MemorySink. `raise_errors` None means: only under pytest.
         """
         self._raise_errors = raise_errors
         self._ledger = Ledger()
         self._closed = False
-        self._defaults = {"agent": agent, "slot": slot, "model": model, "release": release}
+        self._hooked = False
+        said = {"agent": agent, "slot": slot, "model": model, "release": release}
+        self._defaults = {name: given for name, given in said.items() if given is not None}
         self._tags = dict(tags or {})
         self._source = f"/agents/{quote(agent, safe='', errors='replace')}"
         self._unusable: TreadleError | None = None
         self.workspace = workspace or ""
         self.enabled = True
-        self._delivery = sink or KafkaDelivery(
-            lambda: bootstrap_servers or (settings or Settings.load()).bootstrap_servers
-        )
+        loaded: Settings | None = None
         try:
             loaded = settings or Settings.load()
             self.enabled = not loaded.disabled
@@ -81,6 +96,9 @@ class Recorder:
             self._ledger.complain("recorder unusable", err)
             if self._raises():
                 raise
+        self._delivery: Delivery = sink or self._make_delivery(loaded, settings, bootstrap_servers, durable, spool_dir)
+        self._buffer = Buffer(self._deliver_buffered, self._complain) if buffered else None
+        self._templates = Templates(self.workspace, self._source)
         _process.enlist(self)
 
     @property
@@ -108,6 +126,12 @@ class Recorder:
         usage: Mapping[str, Any] | None = None,
         token_ids: Sequence[Sequence[int]] | None = None,
         logprobs: Sequence[Sequence[float]] | None = None,
+        finish_reason: str | None = None,
+        cost: float | None = None,
+        first_token_ms: float | None = None,
+        attempts: Sequence[Mapping[str, Any]] | None = None,
+        parent_id: str | None = None,
+        references: Sequence[str] | None = None,
         model: str | None = None,
         release: str | None = None,
         agent: str | None = None,
@@ -116,41 +140,56 @@ class Recorder:
         """Publish one interaction and return its handle; `str(handle)` can be stored anywhere and turned into an outcome later.
 
         `messages` are OpenAI chat messages, request and response (dicts, or objects with `model_dump`, as the openai client gives);
-        `response` are the indices of those that this call produced. Times default to now. See treadle_schemas.Interaction for the rest.
+        `response` are the indices of those that this call produced. Times default to now. `cost` is in US dollars. See
+        treadle_schemas.Interaction for the rest.
 
         The handle is returned also when the event was refused; `stats()` tells.
         """
         interaction = interaction_id or new_id()
         handle = Handle(self.workspace, episode_id or interaction, interaction)
-
-        def event() -> tuple[dict[str, Any], str]:
-            ended = _text(ended_at, "$.ended_at") or now()
-            value = {
-                "interaction_id": interaction,
-                "episode_id": episode_id,
-                "task_id": task_id,
-                **self._defaults,
-                "messages": [_plain(message) for message in messages],
-                "response": _listed(response),
-                "tools": _listed(tools),
-                "started_at": _text(started_at, "$.started_at") or ended,
-                "ended_at": ended,
-                "step": step,
-                "status": status,
-                "error": error,
-                "subject": subject,
-                "tags": {**self._tags, **(tags or {})} or None,
-                "sampling": sampling,
-                "usage": usage,
-                "token_ids": _listed(token_ids),
-                "logprobs": _listed(logprobs),
-            }
-            said = {"model": model, "release": release, "agent": agent, "slot": slot}
-            value |= {name: given for name, given in said.items() if given is not None}
-            value = {name: given for name, given in value.items() if given is not None}
-            return value, read_interaction(value).episode
-
-        self._publish("interactions", INTERACTION, event)
+        if not self.enabled:
+            self._ledger.skip()
+            return handle
+        self._ledger.open()
+        try:
+            self._check_ready()
+            ended = now() if ended_at is None else _text(ended_at, "$.ended_at")
+            value: dict[str, Any] = {"interaction_id": interaction, **self._defaults}
+            value["messages"] = [m if type(m) is dict else _plain(m) for m in messages]
+            value["started_at"] = ended if started_at is None else _text(started_at, "$.started_at")
+            value["ended_at"] = ended
+            if self._tags or tags:
+                value["tags"] = {**self._tags, **(tags or {})}
+            for name, given in (
+                ("episode_id", episode_id),
+                ("task_id", task_id),
+                ("response", _listed(response)),
+                ("tools", _listed(tools)),
+                ("step", step),
+                ("status", status),
+                ("error", error),
+                ("subject", subject),
+                ("sampling", sampling),
+                ("usage", usage),
+                ("token_ids", _listed(token_ids)),
+                ("logprobs", _listed(logprobs)),
+                ("finish_reason", finish_reason),
+                ("cost", cost),
+                ("first_token_ms", first_token_ms),
+                ("attempts", _listed(attempts)),
+                ("parent_id", parent_id),
+                ("references", _listed(references)),
+                ("model", model),
+                ("release", release),
+                ("agent", agent),
+                ("slot", slot),
+            ):
+                if given is not None:
+                    value[name] = given
+            key = read_interaction(value).episode
+            self._publish(INTERACTION, value, key)
+        except Exception as err:  # the host's work goes on whatever its payload does to us
+            self._refuse(err)
         return handle
 
     def outcome(
@@ -192,7 +231,7 @@ class Recorder:
             body = {key: given for key, given in said.items() if given is not None or (key == "value" and op == "set")}
             return body, read_outcome(body).key
 
-        self._publish("outcomes", OUTCOME, event)
+        self._publish_outcome(event)
         return set_id
 
     def retract(
@@ -208,14 +247,16 @@ class Recorder:
         self.outcome(target, name, observed_at=observed_at, outcome_id=outcome_id, source=source, op="retract")
 
     def flush(self, timeout_s: float = 10.0) -> int:
-        """Wait at most `timeout_s` until nothing is in flight; how many events still are. Under pytest, raises NotDelivered
-        for what Kafka did not accept since the last flush."""
+        """Wait at most `timeout_s` until Kafka has everything; how many events it has not (they stay in the spool). Under pytest, raises
+        NotDelivered when Kafka did not accept something since the last flush."""
         deadline = time.monotonic() + timeout_s
+        if self._buffer is not None:
+            self._buffer.work(0.0)
         self._delivery.flush(timeout_s)
-        # the polling thread may still be telling the ledger
-        left = self._ledger.wait_settled(max(0.0, deadline - time.monotonic()))
+        raises = self._raises()
+        left = self._ledger.wait_settled(max(0.0, deadline - time.monotonic()), or_worried=raises)
         problem = self._ledger.take_undelivered()
-        if problem is not None and self._raises():
+        if problem is not None and raises:
             raise NotDelivered(f"an event was not accepted: {problem}", left)
         return left
 
@@ -224,7 +265,8 @@ class Recorder:
         return self._ledger.stats()
 
     def close(self, timeout_s: float = 2.0) -> int:
-        """Flush, then give up what is left (logged and counted as refused): how many that were. Later events are refused."""
+        """Flush; what is left then stays in the spool, for the next recorder of the workspace on this machine: how many events that are.
+        Later events are refused."""
         if self._closed:
             return 0
         self._closed = True
@@ -239,26 +281,59 @@ class Recorder:
     ) -> None:
         self.close()
 
-    def _publish(self, kind: str, event_type: str, event: Callable[[], tuple[dict[str, Any], str]]) -> None:
+    def _publish_outcome(self, event: Callable[[], tuple[dict[str, Any], str]]) -> None:
         if not self.enabled:
             self._ledger.skip()
             return
         self._ledger.open()
         try:
-            if self._closed:
-                raise RecorderClosed("this recorder is closed")
-            if self._unusable is not None:
-                raise self._unusable
+            self._check_ready()
             value, key = event()
-            headers = make_headers(event_type, self.workspace, source=self._source)
-            name = topic(self.workspace, kind)
+            self._publish(OUTCOME, value, key)
+        except Exception as err:
+            self._refuse(err)
+
+    def _check_ready(self) -> None:
+        if self._closed:
+            raise RecorderClosed("this recorder is closed")
+        if self._unusable is not None:
+            raise self._unusable
+        if not self._hooked:
+            self._hooked = True
             _process.hook_multiprocessing()
-            self._delivery.send(name, key.encode(), encode(value), headers, self._ledger.settle)
-        except Exception as err:  # the host's work goes on whatever its payload does to us
+            if isinstance(self._delivery, KafkaDelivery):
+                _process.hook_sigterm()
+
+    def _publish(self, kind: str, value: dict[str, Any], key: str) -> None:
+        if self._buffer is not None:
+            self._buffer.put(Waiting(kind, encode(value), key))
+        else:
+            self._deliver(kind, value, key)
+
+    def _deliver_buffered(self, event: Waiting) -> None:
+        try:
+            self._deliver(event.kind, loads(event.raw), event.key)
+        except Exception as err:  # this is the background thread: nobody is there to catch it
+            self._ledger.worry(str(err))
             self._ledger.refuse()
-            if self._raises():
-                raise
-            self._ledger.complain(type(err).__name__, err)
+            self._ledger.complain(f"event refused, {type(err).__name__}", err)
+
+    def _deliver(self, kind: str, value: dict[str, Any], key: str) -> None:
+        """1. redact, 2. store long contexts once, 3. encode, 4. hand over. Nothing is written before it is redacted."""
+        raw_key = key.encode()
+        template = self._templates.of(kind, "off")
+        if kind == INTERACTION:
+            event_id, moment = value["interaction_id"], value["ended_at"]
+        else:
+            event_id, moment = value.get("outcome_id") or new_id(), value["observed_at"]
+        event = Sendable(template, raw_key, encode(value), event_id.encode(), moment.encode())
+        self._delivery.send_many((event,), self._ledger.settle)
+
+    def _refuse(self, err: Exception) -> None:
+        self._ledger.refuse()
+        if self._raises():
+            raise err
+        self._ledger.complain(f"event refused, {type(err).__name__}", err)
 
     def _raises(self) -> bool:
         if self._raise_errors is not None:
@@ -266,17 +341,53 @@ class Recorder:
         # the variable alone also reaches the programs that a test starts
         return "pytest" in sys.modules and "PYTEST_CURRENT_TEST" in os.environ
 
-    def _finish(self, timeout_s: float) -> int:
+    def _complain(self, kind: str, problem: object) -> None:
+        self._ledger.complain(kind, problem)
+
+    def _hurry(self, timeout_s: float) -> int:
         self._delivery.flush(timeout_s)
-        left = self._ledger.wait_settled(0.0)
+        return self._ledger.wait_settled(timeout_s)
+
+    def _finish(self, timeout_s: float) -> int:
+        if self._buffer is not None:
+            self._buffer.close()
+        left = self._hurry(timeout_s)
         self._delivery.close()
-        if left:
-            self._ledger.complain("not delivered in time", f"{left} events were given up after {timeout_s:.1f} s")
+        left = min(left, self._ledger.wait_settled(0.0))
+        if left and isinstance(self._delivery, KafkaDelivery):
+            self._ledger.complain(
+                "not delivered in time",
+                f"{left} events stay in the spool {self._delivery.folder} after {timeout_s:.1f} s",
+            )
         return left
 
     def _after_fork(self) -> None:
         self._ledger = Ledger()
+        self._hooked = False
+        if self._buffer is not None:
+            self._buffer.after_fork()
         self._delivery.after_fork()
+
+    def _make_delivery(
+        self,
+        loaded: Settings | None,
+        given: Settings | None,
+        bootstrap_servers: str | None,
+        durable: bool | Literal["fsync"],
+        spool_dir: str | os.PathLike[str] | None,
+    ) -> KafkaDelivery:
+        def servers() -> str:
+            return bootstrap_servers or (given or Settings.load()).bootstrap_servers
+
+        if loaded is None:  # unusable: nothing will be sent
+            loaded = Settings(home=Path.home(), corpus_root=Path.home())
+        folder = Path(spool_dir) if spool_dir is not None else loaded.spool_folder
+        return KafkaDelivery(
+            servers,
+            SpoolSettings(folder / (self.workspace or "-"), loaded.spool_bytes, loaded.spool_full),
+            "fsync" if durable == "fsync" else "file" if durable else "direct",
+            lambda: self._ledger,
+        )
 
 
 def _text(moment: Moment | None, field: str) -> str | None:

@@ -7,6 +7,9 @@
 | TREADLE_WORKSPACE | workspace of commands and recorders that name none | none |
 | TREADLE_CORPUS_ROOT | folder below which deeplake://ORG/NAME is resolved | TREADLE_HOME/corpora |
 | TREADLE_DISABLED | 1: recorders capture nothing | 0 |
+| TREADLE_SPOOL | folder in which recorders keep events until Kafka has them; must outlive the container | TREADLE_HOME/spool |
+| TREADLE_SPOOL_BYTES | most bytes that one workspace's spool may take | 4294967296 |
+| TREADLE_SPOOL_FULL | what a full spool does: refuse, or block for at most a second and then refuse | refuse |
 """
 
 from __future__ import annotations
@@ -16,10 +19,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 from treadle_schemas.errors import SettingError
 
 __all__ = ["Settings", "bootstrap_file"]
+
+SPOOL_BYTES: Final = 4 * 1024 * 1024 * 1024
+"""More than an hour of 3 KB events at 333 a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,12 @@ class Settings:
     """Folder below which deeplake://ORG/NAME is resolved."""
     disabled: bool = False
     """Recorders capture nothing."""
+    spool: Path | None = None
+    """Folder of recorders' spools, one folder a workspace; None means `home`/spool. It must outlive the container."""
+    spool_bytes: int = SPOOL_BYTES
+    """Most bytes that one workspace's spool may take on this machine."""
+    spool_full: Literal["block", "refuse"] = "refuse"
+    """What `record` does when the spool is full: refuse at once, or wait for at most treadle.spool.BLOCK_S and then refuse."""
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -45,13 +58,27 @@ class Settings:
         disabled = env.get("TREADLE_DISABLED", "0").lower()
         if disabled not in ("", "0", "1", "true", "false"):
             raise SettingError(f"TREADLE_DISABLED={disabled!r}: expected 0 or 1")
+        full = env.get("TREADLE_SPOOL_FULL") or "refuse"
+        if full not in ("block", "refuse"):
+            raise SettingError(f"TREADLE_SPOOL_FULL={full!r}: expected block or refuse")
+        size = env.get("TREADLE_SPOOL_BYTES") or str(SPOOL_BYTES)
+        if not (size.isascii() and size.isdigit() and int(size) > 0):
+            raise SettingError(f"TREADLE_SPOOL_BYTES={size!r}: expected a number of bytes")
         return cls(
             home=home,
+            spool=Path(env.get("TREADLE_SPOOL") or home / "spool").expanduser().absolute(),
+            spool_bytes=int(size),
+            spool_full="block" if full == "block" else "refuse",
             configured_servers=env.get("TREADLE_BOOTSTRAP_SERVERS") or None,
             workspace=env.get("TREADLE_WORKSPACE") or None,
             corpus_root=Path(env.get("TREADLE_CORPUS_ROOT") or home / "corpora").expanduser().absolute(),
             disabled=disabled in ("1", "true"),
         )
+
+    @property
+    def spool_folder(self) -> Path:
+        """The folder below which each workspace has its spool."""
+        return self.spool or self.home / "spool"
 
     @property
     def bootstrap_servers(self) -> str:

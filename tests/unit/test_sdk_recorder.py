@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import treadle
-from treadle.errors import QueueFull, RecorderClosed
+from treadle.errors import NotDelivered, QueueFull, RecorderClosed
 from treadle_schemas import FieldError, Handle, HandleError, SettingError
 from treadle_schemas.events import read_interaction, read_outcome
 
@@ -38,7 +39,7 @@ def recorder(sink: treadle.MemorySink) -> treadle.Recorder:
 
 
 class RefusingSink(treadle.MemorySink):
-    def send(self, *_args: Any, **_kwargs: Any) -> None:
+    def send_many(self, *_args: Any, **_kwargs: Any) -> None:
         raise QueueFull("full")
 
 
@@ -183,11 +184,22 @@ def test_a_recorder_without_a_workspace_is_an_error_in_tests_and_a_complaint_els
     assert "TREADLE_WORKSPACE" in caplog.text
 
 
-def test_a_recorder_that_knows_no_broker_refuses_without_raising(caplog: pytest.LogCaptureFixture) -> None:
-    with treadle.Recorder("shop", raise_errors=False) as recorder:
-        recorder.record(messages=MESSAGES)
-        assert recorder.stats() == (1, 0, 0, 1, 0)
+def test_a_recorder_that_knows_no_broker_keeps_events_and_says_so(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    recorder = treadle.Recorder("shop", raise_errors=False, spool_dir=tmp_path)
+    recorder.record(messages=MESSAGES)
+    assert recorder.stats() == (1, 0, 1, 0, 0)
+    assert recorder.close(timeout_s=0.3) == 1
+    assert recorder.stats() == (1, 0, 1, 0, 0)
     assert "treadle up" in caplog.text
+    assert str(tmp_path / "shop") in caplog.text
+    assert len(list((tmp_path / "shop").glob("*.seg"))) == 1
+    strict = treadle.Recorder("shop", spool_dir=tmp_path)
+    strict.record(messages=MESSAGES)
+    with pytest.raises(NotDelivered, match="treadle up"):
+        strict.flush(10)
+    strict.close(timeout_s=0)
 
 
 def test_disabled_capture_sends_nothing(sink: treadle.MemorySink, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +219,7 @@ def test_the_accounts_balance_at_every_moment_over_threads(sink: treadle.MemoryS
     def watch() -> None:
         while not done.is_set():
             stats = recorder.stats()
-            if stats.produced != stats.acked + stats.in_flight + stats.refused or stats.in_flight < 0:
+            if stats.produced != stats.acked + stats.spooled + stats.refused or stats.spooled < 0:
                 wrong.append(stats)
 
     def work() -> None:
