@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,14 +66,15 @@ def test_everything_recorded_arrives_and_handles_become_outcomes(
 CHILD = """
 import multiprocessing, os, signal, sys
 import treadle
-recorder = treadle.Recorder({workspace!r}, bootstrap_servers={broker!r}, agent="child")
+SERVERS = {broker!r}
+recorder = treadle.Recorder({workspace!r}, bootstrap_servers=SERVERS, agent="child")
 messages = [{{"role": "user", "content": "hi"}}]
 def record(prefix, count=20):
     for n in range(count):
         recorder.record(messages=messages, interaction_id=f"{{prefix}}-{{n}}")
 def stats():
     s = recorder.stats()
-    assert s.produced == s.acked + s.in_flight + s.refused, s
+    assert s.produced == s.acked + s.spooled + s.refused, s
     return s
 """
 
@@ -121,9 +123,60 @@ ENDINGS = {
         0,
     ),
     "is stopped by SIGTERM": (
-        "record('a')\nassert recorder.flush() == 0\nos.kill(os.getpid(), signal.SIGTERM)\nrecord('never')",
+        "record('a')\nos.kill(os.getpid(), signal.SIGTERM)\nrecord('never')",
         {"a": 20},
         -signal.SIGTERM,
+    ),
+    "is stopped by SIGTERM, recording straight to Kafka through a thread": (
+        """
+        recorder = treadle.Recorder(recorder.workspace, bootstrap_servers=SERVERS, durable=False, buffered=True)
+        record("a")
+        os.kill(os.getpid(), signal.SIGTERM)
+        record("never")
+        """,
+        {"a": 20},
+        -signal.SIGTERM,
+    ),
+    "leaves by os._exit, for its parent to send": (
+        """
+        import time
+        if os.fork() == 0:
+            record("child")
+            os._exit(0)
+        os.wait()
+        record("parent")
+        assert recorder.flush() == 0
+        deadline = time.monotonic() + 20
+        while len(list((treadle.Settings.load().spool_folder / recorder.workspace).glob("*.seg"))) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        """,
+        {"child": 20, "parent": 20},
+        0,
+    ),
+    "has a SIGTERM handler of its own": (
+        """
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        record("a")
+        os.kill(os.getpid(), signal.SIGTERM)
+        """,
+        {"a": 20},
+        7,
+    ),
+    "buffers": (
+        "recorder = treadle.Recorder(recorder.workspace, bootstrap_servers=SERVERS, buffered=True)\nrecord('a')",
+        {"a": 20},
+        0,
+    ),
+    "waits for the disk": (
+        "recorder = treadle.Recorder(recorder.workspace, bootstrap_servers=SERVERS, durable='fsync')\nrecord('a')",
+        {"a": 20},
+        0,
+    ),
+    "finds a spool that cannot be written": (
+        "recorder = treadle.Recorder(recorder.workspace, bootstrap_servers=SERVERS, spool_dir='/proc/no')\nrecord('a')",
+        {"a": 20},
+        0,
     ),
 }
 
@@ -153,7 +206,7 @@ def test_the_end_of_a_process_waits_for_an_absent_broker_no_longer_than_it_says(
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0
     assert 2.0 < time.monotonic() - started < 10.0
-    assert "20 events were given up" in ran.stderr
+    assert "20 events stay in the spool" in ran.stderr
 
 
 def test_a_recorder_outlives_its_broker_and_accounts_for_every_event(own_broker: LocalBroker) -> None:
@@ -169,7 +222,7 @@ def test_a_recorder_outlives_its_broker_and_accounts_for_every_event(own_broker:
         recorder.record(messages=MESSAGES)
         longest_s = max(longest_s, time.monotonic() - before)
     during = recorder.stats()
-    assert (during.produced, during.in_flight) == (201, 200)
+    assert (during.produced, during.spooled) == (201, 200)
     own_broker.start()
     assert recorder.flush(60) == 0
     assert recorder.stats() == (201, 201, 0, 0, 0)
@@ -183,19 +236,44 @@ def test_a_workspace_that_does_not_exist_is_told_by_flush(broker: str, monkeypat
 
     settings_in_a_hurry = {"topic.metadata.propagation.max.ms": 500}
     monkeypatch.setattr(_delivery, "PRODUCER_EXTRA", {**_delivery.PRODUCER_EXTRA, **settings_in_a_hurry})
-    recorder = treadle.Recorder("no-such-workspace", bootstrap_servers=broker)
+    recorder = treadle.Recorder("made-late", bootstrap_servers=broker)
     recorder.record(messages=MESSAGES)
     with pytest.raises(NotDelivered, match=r"(?i)unknown topic"):
         recorder.flush(30)
-    assert recorder.stats() == (1, 0, 0, 1, 0)
-    recorder.close()
+    assert recorder.stats() == (1, 0, 1, 0, 0)
+    # once somebody makes it, the event arrives
+    workspaces.create(broker, WorkspaceSettings(workspace="made-late", partitions=1))
+    deadline = time.monotonic() + 60
+    while recorder.stats().acked == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert recorder.close() == 0
+    assert sum(1 for _ in read(broker, topic("made-late", "interactions"), 1)) == 1
 
 
-def test_closing_gives_up_what_cannot_be_sent_and_says_so() -> None:
-    recorder = treadle.Recorder("w", bootstrap_servers="127.0.0.1:9")
-    recorder.record(messages=MESSAGES)
+@pytest.mark.parametrize("durable", [True, False, "fsync"])
+def test_closing_leaves_what_cannot_be_sent_to_the_next_recorder(
+    durable: Any, broker: str, workspace: str, interactions: Callable[[], list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    recorder = treadle.Recorder(workspace, bootstrap_servers="127.0.0.1:9", spool_dir=tmp_path, durable=durable)
+    first = recorder.record(messages=MESSAGES)
     assert recorder.close(timeout_s=0.2) == 1
-    assert recorder.stats() == (1, 0, 0, 1, 0)
+    assert recorder.stats() == (1, 0, 1, 0, 0)
+    with treadle.Recorder(workspace, bootstrap_servers=broker, spool_dir=tmp_path) as after:
+        second = after.record(messages=MESSAGES)
+        assert after.flush(30) == 0
+        wait_until_drained(tmp_path / workspace)
+        assert after.stats() == (1, 1, 0, 0, 0)
+    assert {v["interaction_id"] for v in interactions()} == {first.interaction_id, second.interaction_id}
+    assert list((tmp_path / workspace).iterdir()) == []
+
+
+def wait_until_drained(folder: Path, left: int = 1) -> None:
+    """Until only the segment of the recorder that drains is left."""
+    deadline = time.monotonic() + 30
+    while len(list(folder.glob("*.seg"))) > left:
+        assert time.monotonic() < deadline, list(folder.iterdir())
+        time.sleep(0.02)
 
 
 def test_outcomes_reach_the_workspace_of_their_handle(
