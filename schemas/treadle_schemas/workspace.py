@@ -1,4 +1,4 @@
-"""The settings of a workspace: what its metrics mean, how a reward is made of them, how it splits."""
+"""The settings of a workspace: what its metrics mean, how a reward is made of them, how it splits, what is private."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 from treadle_schemas.errors import FieldError, SettingError, shown
 from treadle_schemas.events import MAX_METRIC_NAME, OutcomeValue
 from treadle_schemas.ids import check_workspace
+from treadle_schemas.pii import PiiPolicy, RightsRule
 from treadle_schemas.split import Split
 
 __all__ = ["Metric", "WorkspaceSettings", "default_metrics"]
@@ -89,6 +90,10 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float = 3600.0
     split: Split = msgspec.field(default_factory=Split)
     created_at: str = ""
+    pii: PiiPolicy = msgspec.field(default_factory=PiiPolicy)
+    """What is redacted inside the agent's process. A workspace that says nothing masks secrets."""
+    rights: tuple[RightsRule, ...] = ()
+    """Whose interactions may not be used for training, evaluation or recall."""
 
     def metric(self, name: str) -> Metric | None:
         """The declared metric of that name, or None."""
@@ -110,4 +115,7 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingError(f"metrics: a name is declared twice in {', '.join(names)}")
         if not any(m.required for m in self.metrics):
             raise SettingError("metrics: none is required, so nothing would ever settle; mark one as required")
+        self.pii.checked()
+        for rule in self.rights:
+            rule.checked()
         return self

@@ -10,6 +10,7 @@ TreadleError (treadle_schemas.errors)
     ├── QueueFull            the recorder's bounded queue is full: Kafka is away, or slower than the agent
     ├── SpoolFull            the spool reached its bound, or the disk is full
     ├── SpoolUnwritable      the spool's folder cannot be written; events go straight to Kafka
+    ├── RedactionRefused     the PII policy refuses events that hold what this one held
     └── MissingExtra         a command needs a package that this installation lacks
 """
 
@@ -23,6 +24,7 @@ __all__ = [
     "MissingExtra",
     "NotDelivered",
     "QueueFull",
+    "RedactionRefused",
     "RecorderClosed",
     "SdkError",
     "SpoolFull",
@@ -82,6 +84,19 @@ class SpoolFull(SdkError):
 
 class SpoolUnwritable(SdkError):
     """The spool's folder cannot be written. The recorder says so once and sends straight to Kafka."""
+
+
+class RedactionRefused(SdkError):
+    """The PII policy refuses events that hold `kind`. Nothing was written; the event is counted as refused."""
+
+    exit_code = 3
+
+    def __init__(self, kind: str, policy: str, version: int) -> None:
+        super().__init__(
+            f"the event holds {kind}, which the PII policy {policy} (version {version}) refuses; "
+            "take it out before recording, or change the action with `treadle workspace set`"
+        )
+        self.kind = kind
 
 
 class MissingExtra(SdkError):

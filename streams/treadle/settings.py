@@ -10,6 +10,8 @@
 | TREADLE_SPOOL | folder in which recorders keep events until Kafka has them; must outlive the container | TREADLE_HOME/spool |
 | TREADLE_SPOOL_BYTES | most bytes that one workspace's spool may take | 4294967296 |
 | TREADLE_SPOOL_FULL | what a full spool does: refuse, or block for at most a second and then refuse | refuse |
+| TREADLE_PII_KEY | secret of the keyed hash that replaces private values; the same wherever they shall join | the file below |
+| TREADLE_PII_KEY_FILE | file that holds that secret | TREADLE_HOME/pii.key, where it exists |
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -49,6 +51,10 @@ class Settings:
     """Most bytes that one workspace's spool may take on this machine."""
     spool_full: Literal["block", "refuse"] = "refuse"
     """What `record` does when the spool is full: refuse at once, or wait for at most treadle.spool.BLOCK_S and then refuse."""
+    pii_key: str | None = field(default=None, repr=False)
+    """Secret of the keyed hash that replaces private values. Never logged, and never on a topic."""
+    pii_key_file: Path | None = None
+    """File that holds that secret; None means `home`/pii.key where it exists."""
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -73,6 +79,8 @@ class Settings:
             workspace=env.get("TREADLE_WORKSPACE") or None,
             corpus_root=Path(env.get("TREADLE_CORPUS_ROOT") or home / "corpora").expanduser().absolute(),
             disabled=disabled in ("1", "true"),
+            pii_key=env.get("TREADLE_PII_KEY") or None,
+            pii_key_file=Path(file).expanduser().absolute() if (file := env.get("TREADLE_PII_KEY_FILE")) else None,
         )
 
     @property
