@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from treadle_schemas.canonical import content_hash
-from treadle_schemas.errors import FieldError
+from treadle_schemas.errors import FieldError, shown
 from treadle_schemas.ids import check_id, check_slot
 from treadle_schemas.moments import to_micros
 
@@ -196,7 +196,45 @@ def read_outcome(value: dict[str, Any]) -> Outcome:
     if event.outcome_id is not None:
         check_id(event.outcome_id, "$.outcome_id")
     to_micros(event.observed_at, "$.observed_at")
+    _check_kind(event)
     return event
+
+
+def _check_kind(event: Outcome) -> None:
+    """What each kind of outcome must say, and what none but it may. A retract says nothing but what it takes back."""
+    kind, value = event.kind, event.value
+    for field, given, kinds in (
+        ("over", event.over, ("preference",)),
+        ("messages", event.messages, ("preference", "demonstration")),
+    ):
+        if given is not None and kind not in kinds:
+            raise FieldError(f"$.{field}", f"does not belong to a {kind}, only to a {' or '.join(kinds)}")
+    if event.over is not None:
+        check_id(event.over, "$.over")
+        if event.over == event.interaction_id:
+            raise FieldError("$.over", "is the target itself; a preference is over another interaction")
+    if kind == "rights" and event.name not in ("train", "eval", "recall"):
+        raise FieldError("$.name", f"{shown(event.name)} is no right; rights are train, eval and recall")
+    if event.op == "retract":
+        return
+    if kind == "comment" and not (isinstance(value, str) and value):
+        raise FieldError("$.value", "is no text; a comment says something")
+    if kind == "rights" and value not in ("allow", "deny"):
+        raise FieldError("$.value", f"{shown(value)} is neither allow nor deny")
+    if kind in ("preference", "demonstration") and value is not None:
+        raise FieldError("$.value", f"is {shown(value)}; a {kind} has no value, write null")
+    if kind == "preference" and (event.over is None) == (event.messages is None):
+        raise FieldError(
+            "$.over", "a preference is over an interaction (over) or over an answer (messages): give one of the two"
+        )
+    if kind == "demonstration" and event.messages is None:
+        raise FieldError("$.messages", "is missing: a demonstration says what should have been said")
+    if event.messages is not None:
+        if not 1 <= len(event.messages) <= MAX_MESSAGES:
+            raise FieldError("$.messages", f"has {len(event.messages)} messages; it has 1 to {MAX_MESSAGES}")
+        for i, message in enumerate(event.messages):
+            if not isinstance(message.get("role"), str):
+                raise FieldError(f"$.messages[{i}].role", "is missing or not a string")
 
 
 def default_outcome_id(outcome: Outcome) -> str:

@@ -20,6 +20,7 @@ __all__ = ["MAX_ID_BYTES", "Handle", "ReleaseId", "check_id", "check_slot", "che
 MAX_ID_BYTES = 256
 _WORKSPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SLOT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_MARK = re.compile(r"\btreadle:\s{0,8}([A-Za-z0-9_.~%-]+/[A-Za-z0-9_.~%-]+/[A-Za-z0-9_.~%-]+)", re.IGNORECASE)
 _RELEASE_NUMBER = re.compile(r"r(0|[1-9][0-9]{0,9})")
 
 
@@ -75,6 +76,23 @@ class Handle:
 
     def __str__(self) -> str:
         return "/".join(quote(part, safe="") for part in (self.workspace, self.episode_id, self.interaction_id))
+
+    @property
+    def mark(self) -> str:
+        """The form for a pull-request comment or any other prose, which `find` takes back: `treadle: workspace/episode/interaction`."""
+        text = str(self)
+        # a full stop at the end belongs to the sentence
+        return f"treadle: {text[:-1]}%2E" if text.endswith(".") else f"treadle: {text}"
+
+    @classmethod
+    def find(cls, text: str) -> Handle | None:
+        """The first handle in a text that stands behind `treadle:`, as `mark` writes it; None where there is none."""
+        for match in _MARK.finditer(text):
+            try:
+                return cls.parse(match[1].rstrip("."))
+            except HandleError:
+                continue
+        return None
 
     @classmethod
     def parse(cls, text: str) -> Handle:

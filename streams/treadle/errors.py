@@ -6,6 +6,7 @@ TreadleError (treadle_schemas.errors)
     │   ├── LogUnreachable   no broker answered in time
     │   ├── TopicMissing     the workspace (or one of its topics) does not exist
     │   └── NotDelivered     records were handed over but not acknowledged in time
+    ├── TargetError          what an outcome shall be about names no interaction, episode or reference
     ├── RecorderClosed       the recorder was closed, or its process is ending
     ├── QueueFull            the recorder's bounded queue is full: Kafka is away, or slower than the agent
     ├── SpoolFull            the spool reached its bound, or the disk is full
@@ -24,11 +25,12 @@ __all__ = [
     "MissingExtra",
     "NotDelivered",
     "QueueFull",
-    "RedactionRefused",
     "RecorderClosed",
+    "RedactionRefused",
     "SdkError",
     "SpoolFull",
     "SpoolUnwritable",
+    "TargetError",
     "TopicMissing",
 ]
 
@@ -64,6 +66,12 @@ class NotDelivered(LogError):
     def __init__(self, message: str, left: int) -> None:
         super().__init__(message, retriable=True)
         self.left = left
+
+
+class TargetError(SdkError):
+    """What an outcome shall be about names no interaction, episode or reference, or not whose workspace it is in."""
+
+    exit_code = 2
 
 
 class RecorderClosed(SdkError):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,26 +12,25 @@ from urllib.parse import quote
 
 from treadle_schemas.canonical import loads
 from treadle_schemas.codec import INTERACTION, OUTCOME, encode
-from treadle_schemas.errors import FieldError, SettingError, TreadleError
-from treadle_schemas.events import OutcomeValue, read_interaction, read_outcome
+from treadle_schemas.errors import SettingError, TreadleError
+from treadle_schemas.events import read_interaction
 from treadle_schemas.ids import Handle, check_workspace, new_id
-from treadle_schemas.moments import from_micros, now, to_micros
+from treadle_schemas.moments import now
 
 from treadle import _process
 from treadle._buffer import Buffer, Waiting
 from treadle._delivery import Delivery, KafkaDelivery, SpoolSettings
+from treadle._given import Moment, listed, moment_text, plain_message, under_pytest
 from treadle._ledger import Ledger, Stats
+from treadle._reporting import Reporting
 from treadle._sendable import Sendable, Templates
 from treadle.errors import NotDelivered, RecorderClosed
 from treadle.settings import Settings
 
 __all__ = ["Moment", "Recorder"]
 
-Moment = str | datetime.datetime
-"""A time: RFC 3339 text with a zone, kept verbatim, or an aware datetime."""
 
-
-class Recorder:
+class Recorder(Reporting):
     """Publishes an agent's interactions and their outcomes to a workspace, from any thread.
 
     It never hurts its host. A call validates, redacts, encodes and appends the event to a file of the spool; it waits for nothing else and
@@ -153,32 +150,32 @@ class Recorder:
         self._ledger.open()
         try:
             self._check_ready()
-            ended = now() if ended_at is None else _text(ended_at, "$.ended_at")
+            ended = now() if ended_at is None else moment_text(ended_at, "$.ended_at")
             value: dict[str, Any] = {"interaction_id": interaction, **self._defaults}
-            value["messages"] = [m if type(m) is dict else _plain(m) for m in messages]
-            value["started_at"] = ended if started_at is None else _text(started_at, "$.started_at")
+            value["messages"] = [m if type(m) is dict else plain_message(m) for m in messages]
+            value["started_at"] = ended if started_at is None else moment_text(started_at, "$.started_at")
             value["ended_at"] = ended
             if self._tags or tags:
                 value["tags"] = {**self._tags, **(tags or {})}
             for name, given in (
                 ("episode_id", episode_id),
                 ("task_id", task_id),
-                ("response", _listed(response)),
-                ("tools", _listed(tools)),
+                ("response", listed(response)),
+                ("tools", listed(tools)),
                 ("step", step),
                 ("status", status),
                 ("error", error),
                 ("subject", subject),
                 ("sampling", sampling),
                 ("usage", usage),
-                ("token_ids", _listed(token_ids)),
-                ("logprobs", _listed(logprobs)),
+                ("token_ids", listed(token_ids)),
+                ("logprobs", listed(logprobs)),
                 ("finish_reason", finish_reason),
                 ("cost", cost),
                 ("first_token_ms", first_token_ms),
-                ("attempts", _listed(attempts)),
+                ("attempts", listed(attempts)),
                 ("parent_id", parent_id),
-                ("references", _listed(references)),
+                ("references", listed(references)),
                 ("model", model),
                 ("release", release),
                 ("agent", agent),
@@ -191,60 +188,6 @@ class Recorder:
         except Exception as err:  # the host's work goes on whatever its payload does to us
             self._refuse(err)
         return handle
-
-    def outcome(
-        self,
-        target: Handle | str,
-        name: str,
-        value: OutcomeValue = None,
-        *,
-        observed_at: Moment | None = None,
-        outcome_id: str | None = None,
-        source: str | None = None,
-        op: Literal["set", "retract"] = "set",
-    ) -> str | None:
-        """Publish what became of an interaction, and return the outcome's id.
-
-        `target` is a handle or its text. A repeated report should carry the same `outcome_id` (a webhook's delivery id), then it counts
-        once; without one each call is a new outcome. `value` None says that its source has no value: absent, not pending. `op` retract is
-        what `retract` does.
-        """
-        set_id = outcome_id or (new_id() if op == "set" else None)
-
-        def event() -> tuple[dict[str, Any], str]:
-            handle = Handle.parse(target) if isinstance(target, str) else target
-            if handle.workspace != self.workspace:
-                raise FieldError(
-                    "target",
-                    f"{handle} is of another workspace than this recorder's {self.workspace}; use treadle.outcome",
-                )
-            said = {
-                "name": name,
-                "value": _scalar(value),
-                "observed_at": _text(observed_at, "$.observed_at") or now(),
-                "op": op if op != "set" else None,
-                "outcome_id": set_id,
-                "interaction_id": handle.interaction_id,
-                "episode_id": handle.episode_id,
-                "source": source,
-            }
-            body = {key: given for key, given in said.items() if given is not None or (key == "value" and op == "set")}
-            return body, read_outcome(body).key
-
-        self._publish_outcome(event)
-        return set_id
-
-    def retract(
-        self,
-        target: Handle | str,
-        name: str,
-        *,
-        outcome_id: str | None = None,
-        observed_at: Moment | None = None,
-        source: str | None = None,
-    ) -> None:
-        """Take back one outcome by its id, or without one every outcome of that name observed at or before `observed_at` (now)."""
-        self.outcome(target, name, observed_at=observed_at, outcome_id=outcome_id, source=source, op="retract")
 
     def flush(self, timeout_s: float = 10.0) -> int:
         """Wait at most `timeout_s` until Kafka has everything; how many events it has not (they stay in the spool). Under pytest, raises
@@ -338,8 +281,7 @@ class Recorder:
     def _raises(self) -> bool:
         if self._raise_errors is not None:
             return self._raise_errors
-        # the variable alone also reaches the programs that a test starts
-        return "pytest" in sys.modules and "PYTEST_CURRENT_TEST" in os.environ
+        return under_pytest()
 
     def _complain(self, kind: str, problem: object) -> None:
         self._ledger.complain(kind, problem)
@@ -388,28 +330,3 @@ class Recorder:
             "fsync" if durable == "fsync" else "file" if durable else "direct",
             lambda: self._ledger,
         )
-
-
-def _text(moment: Moment | None, field: str) -> str | None:
-    if isinstance(moment, datetime.datetime):
-        if moment.tzinfo is None:
-            raise FieldError(field, f"{moment} has no time zone; use datetime.now(UTC)")
-        return from_micros(to_micros(moment.isoformat(timespec="microseconds"), field))
-    return moment
-
-
-def _plain(message: Any) -> Any:
-    if isinstance(message, Mapping):
-        return message if isinstance(message, dict) else dict(message)
-    dump = getattr(message, "model_dump", None)
-    # what the server sent, without the client's defaults
-    return message if dump is None else dump(mode="json", exclude_unset=True)
-
-
-def _listed(values: Sequence[Any] | None) -> list[Any] | None:
-    return None if values is None else list(values)
-
-
-def _scalar(value: OutcomeValue) -> OutcomeValue:
-    # numpy's float64 is a float, but not one that every encoder takes
-    return float(value) if isinstance(value, float) else value
