@@ -27,6 +27,12 @@ class Waiting(NamedTuple):
 class Buffer:
     """A bounded queue that the background thread empties through `deliver`, which never raises."""
 
+    _lock: threading.Lock
+    _working: threading.Lock
+    _events: deque[Waiting]
+    _bytes: int
+    _enlisted: bool
+
     def __init__(self, deliver: Callable[[Waiting], None], complain: Callable[[str, object], None]) -> None:
         self._deliver = deliver
         self.complain = complain
@@ -68,6 +74,6 @@ class Buffer:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._working = threading.Lock()
-        self._events: deque[Waiting] = deque()
+        self._events = deque()
         self._bytes = 0
         self._enlisted = False

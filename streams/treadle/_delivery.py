@@ -75,6 +75,16 @@ class KafkaDelivery:
     made, and again until it answers, so that an agent may start before its local broker.
     """
 
+    _lock: threading.Lock
+    _io: threading.Lock
+    _spool: Spool | None
+    _drain: Drain | None
+    _producer: Producer | None
+    _closed: bool
+    _adopt_at: float
+    _sync_at: float
+    _make_at: float
+
     def __init__(
         self,
         servers: Callable[[], str],
@@ -188,9 +198,9 @@ class KafkaDelivery:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._io = threading.Lock()
-        self._spool: Spool | None = None
-        self._drain: Drain | None = None
-        self._producer: Producer | None = None
+        self._spool = None
+        self._drain = None
+        self._producer = None
         self._closed = False
         self._adopt_at = self._sync_at = self._make_at = 0.0
 

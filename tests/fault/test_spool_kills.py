@@ -120,8 +120,7 @@ def drain(servers: str, workspace: str, spool: Path, timeout_s: float) -> None:
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
         assert recorder.flush(30) == 0
-    left = [path.name for path in (spool / workspace).iterdir() if path.suffix != ".new"]
-    assert left == []
+    assert [path.name for path in (spool / workspace).iterdir() if path.suffix in (".seg", ".ack")] == []
 
 
 def kill_agents(own_broker: LocalBroker, folder: Path, kills: int) -> None:
@@ -165,8 +164,11 @@ def kill_agents(own_broker: LocalBroker, folder: Path, kills: int) -> None:
     assert lost == []
     assert len(returned) == len(set(returned)) > 10 * kills
     assert left_bytes > 0
-    quarantined = list((spool / "w").glob("quarantine/*"))
-    assert quarantined == []
+    # a kill in the middle of a write leaves a piece of a frame, and nobody was told that its event was recorded
+    torn = [path.suffix for path in (spool / "w").glob("quarantine/*")]
+    print(f"{len(torn)} torn frames set aside")
+    assert set(torn) <= {".torn"}
+    assert len(torn) <= kills
 
 
 def test_nothing_that_record_returned_is_lost_in_30_kills(own_broker: LocalBroker, tmp_path: Path) -> None:

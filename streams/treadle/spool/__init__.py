@@ -3,7 +3,7 @@
     TREADLE_SPOOL/WORKSPACE/
       0001764...-PID-1-RANDOM.seg   frames, appended by one process (64 MiB at most)
       0001764...-PID-1-RANDOM.ack   how far Kafka has them
-      quarantine/                   damaged segments and rejected records: kept for a person to look at
+      quarantine/                   damaged segments, torn frames, rejected records: kept for a person to look at
 
 A process that dies leaves its files; the next one that records to the workspace adopts them at its first event and every few seconds
 after. The folder must outlive the container: mount a volume, or use `durable=False` where there is none.

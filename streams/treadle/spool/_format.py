@@ -80,7 +80,7 @@ class Found(NamedTuple):
 
 def encode_headers(headers: Iterable[tuple[str, bytes]]) -> bytes:
     """Headers as a body holds them. Such bytes can be joined."""
-    parts = []
+    parts: list[bytes] = []
     for name, value in headers:
         raw = name.encode()
         parts += (_HEADER.pack(len(raw), len(value)), raw, value)

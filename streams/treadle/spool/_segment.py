@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from treadle.spool._format import Found, Frame, scan
+from treadle.spool._format import MAGIC, Found, Frame, scan
 
 __all__ = ["CHUNK_BYTES", "SUFFIX", "Pending", "Segment", "ack_path"]
 
@@ -51,6 +51,8 @@ class Segment:
         self.read = self.acked = self.synced = 0
         self.full = False
         self.damaged_bytes = 0
+        self.torn_bytes = 0
+        """Length of a last frame that the writer was killed in: its event was never reported as recorded."""
         self.pending: deque[Pending] = deque()
         self.unsent: list[Frame] = []
         """Frames that were read, but found the producer's queue full."""
@@ -126,8 +128,12 @@ class Segment:
             if found.frames or found.pos or not found.needed:
                 break
             want = max(2 * want, found.needed)
-        self.damaged_bytes += found.damaged_bytes
         self.read = base + found.pos
+        tail_at = found.frames[-1].end if found.frames else 0
+        if self.read >= end and 0 < found.damaged_bytes == len(data) - tail_at and MAGIC.startswith(data[tail_at:][:4]):
+            self.torn_bytes = found.damaged_bytes
+        else:
+            self.damaged_bytes += found.damaged_bytes
         frames = [f._replace(start=base + f.start, end=base + f.end) for f in found.frames]
         return Found(frames, self.read, found.damaged_bytes, 0)
 
@@ -169,14 +175,18 @@ class Segment:
             os.fdatasync(self.fd)
             self.synced = max(self.synced, size)
 
-    def remove(self, keep_in: Path | None = None) -> None:
-        """Let go of the finished file: delete it, or move it to the folder `keep_in`."""
-        if keep_in is None:
-            self.path.unlink(missing_ok=True)
-        else:
-            keep_in.mkdir(exist_ok=True)
+    def remove(self, quarantine: Path) -> None:
+        """Let go of the finished file: delete it. A damaged one moves to `quarantine`, of a torn one only the torn frame."""
+        if self.damaged_bytes or self.torn_bytes:
+            quarantine.mkdir(exist_ok=True)
+        if self.damaged_bytes:
             if self.path.exists():
-                self.path.rename(keep_in / self.path.name)
+                self.path.rename(quarantine / self.path.name)
+        else:
+            if self.torn_bytes:
+                torn = os.pread(self.fd, self.torn_bytes, self.size - self.torn_bytes)
+                (quarantine / f"{self.path.stem}.torn").write_bytes(torn)
+            self.path.unlink(missing_ok=True)
         ack_path(self.path).unlink(missing_ok=True)
         self.close()
 

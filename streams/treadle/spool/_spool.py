@@ -21,7 +21,8 @@ SEGMENT_BYTES: Final = 64 * 1024 * 1024
 BLOCK_S: Final = 1.0
 """How long `block` may hold up a call when the spool is full. Nothing else in a call waits, but for `durable="fsync"`."""
 QUARANTINE: Final = "quarantine"
-"""Folder, inside the spool's, of segments that were damaged and of records that Kafka will never take. Never deleted, not counted."""
+"""Folder, inside the spool's, of segments that were damaged (`.seg`), of last frames that a kill tore (`.torn`: nobody was told that they were
+recorded), and of records that Kafka will never take (`.rejected`). treadle never deletes them and does not count them into the bound."""
 _REOPEN_S: Final = 10.0
 _MEASURE_S: Final = 0.25
 
@@ -145,7 +146,7 @@ class Spool:
                 segment.damaged_bytes,
                 self.folder / QUARANTINE,
             )
-        segment.remove(self.folder / QUARANTINE if segment.damaged_bytes else None)
+        segment.remove(self.folder / QUARANTINE)
 
     def keep_rejected(self, body: bytes) -> None:
         """Put aside a record that Kafka will never take."""
@@ -160,8 +161,8 @@ class Spool:
         for segment in segments:
             if segment.fd < 0:
                 continue
-            if segment.acked >= segment.size and not segment.damaged_bytes:
-                segment.remove()
+            if segment.acked >= segment.size:
+                segment.remove(self.folder / QUARANTINE)
             else:
                 segment.close()
 
