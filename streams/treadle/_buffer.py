@@ -35,7 +35,7 @@ class Buffer:
 
     def __init__(self, deliver: Callable[[Waiting], None], complain: Callable[[str, object], None]) -> None:
         self._deliver = deliver
-        self.complain = complain
+        self._complain = complain
         self._start()
 
     def put(self, event: Waiting) -> None:
@@ -61,6 +61,10 @@ class Buffer:
                 with self._lock:
                     self._bytes -= len(event.raw)
         return False
+
+    def complain(self, kind: str, problem: object) -> None:
+        """Log a problem."""
+        self._complain(kind, problem)
 
     def close(self) -> None:
         """Send what waits, in the calling thread."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -551,3 +553,20 @@ def test_what_an_error_shows_is_short() -> None:
     assert len(shown(list(range(100_000)))) < 150
     assert len(shown(10**100_000)) < 150
     assert json.dumps(shown("\ud83d"))
+
+
+def test_a_forked_child_draws_ids_of_its_own() -> None:
+    program = """
+import os
+from treadle_schemas import new_id
+new_id()
+ids = []
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.write(writer, " ".join(new_id()[-12:] for _ in range(50)).encode())
+    os._exit(0)
+os.wait()
+child = os.read(reader, 10_000).decode().split()
+assert len(set(child) | {new_id()[-12:] for _ in range(50)}) == 100
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

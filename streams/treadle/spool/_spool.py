@@ -21,8 +21,8 @@ SEGMENT_BYTES: Final = 64 * 1024 * 1024
 BLOCK_S: Final = 1.0
 """How long `block` may hold up a call when the spool is full. Nothing else in a call waits, but for `durable="fsync"`."""
 QUARANTINE: Final = "quarantine"
-"""Folder, inside the spool's, of segments that were damaged (`.seg`), of last frames that a kill tore (`.torn`: nobody was told that they were
-recorded), and of records that Kafka will never take (`.rejected`). treadle never deletes them and does not count them into the bound."""
+"""Folder, inside the spool's, of what could not be sent: segments that were damaged (`.seg`), last frames that a kill tore (`.torn`: nobody
+was told that they were recorded), records that Kafka will never take (`.rejected`). Never deleted, and not counted into the bound."""
 _REOPEN_S: Final = 10.0
 _MEASURE_S: Final = 0.25
 
