@@ -30,6 +30,12 @@ def _settings_of_the_user_do_not_count(tmp_path_factory: pytest.TempPathFactory)
         yield
 
 
+@pytest.fixture(autouse=True)
+def _spools_are_not_shared(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test leaves in a spool is not adopted, and sent, by the next one that uses the same workspace name."""
+    monkeypatch.setenv("TREADLE_SPOOL", str(tmp_path_factory.getbasetemp() / f"spool-{secrets.token_hex(6)}"))
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap address of one real Kafka for the whole session: never stop it, use a fresh workspace a test.
