@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
 from treadle_schemas.canonical import canonical_json
 from treadle_schemas.errors import FieldError
 from treadle_schemas.records import GradedRow, row_content
@@ -25,18 +23,10 @@ __all__ = ["content_hash", "digest", "exact_digest", "row_line", "sink_digest", 
 DIGEST_BYTES = 16
 """Length of the digests that rows are compared by. 128 bits: no accidental collision among 10**12 rows."""
 
-# A float outside a string follows one of these; inside a string it only sends us the slow way.
-_MAYBE_FLOAT = re.compile(rb"(?:^|[:\[,])-?[0-9]+(?:\.|[eE])")
-
 
 def row_line(row: GradedRow) -> bytes:
     """The line of a row: canonical JSON of its content and a newline."""
-    content = row_content(row)
-    parts = [
-        f"{json.dumps(key)}:".encode() + (_fast(value) if key in ("messages", "tools") else canonical_json(value))
-        for key, value in sorted(content.items())
-    ]
-    return b"{" + b",".join(parts) + b"}\n"
+    return canonical_json(row_content(row)) + b"\n"
 
 
 def content_hash(lines: Iterable[bytes]) -> str:
@@ -60,7 +50,7 @@ def sink_digest(row: GradedRow, line: bytes) -> bytes:
 
 def exact_digest(row: GradedRow) -> bytes:
     """Rows with equal messages and tools are exact duplicates."""
-    return digest(_fast([row.interaction["messages"], row.interaction.get("tools")]))
+    return digest(canonical_json([row.interaction["messages"], row.interaction.get("tools")]))
 
 
 def twin_digest(row: GradedRow) -> bytes:
@@ -70,15 +60,6 @@ def twin_digest(row: GradedRow) -> bytes:
     Ids of messages and tool calls are left out: they differ between two recordings of the same conversation.
     """
     return digest(canonical_json([_normal_message(m) for m in row.interaction["messages"]]))
-
-
-def _fast(value: Any) -> bytes:
-    """canonical_json, by orjson where the two agree: wherever there is no float, lone surrogate or long integer."""
-    try:
-        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except (TypeError, orjson.JSONEncodeError):
-        return canonical_json(value)
-    return canonical_json(value) if _MAYBE_FLOAT.search(data) else data
 
 
 def _normal_message(message: dict[str, Any]) -> list[Any]:

@@ -35,6 +35,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # digits made alike this is a plain search for bytes, some 18 times cheaper than a regular expression.
 _ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _LONG_DIGITS = b"0" * 19
+# Where orjson may write a float in another way than `repr`: exponents, what is below 1e-4, minus zero. Two plain searches find all that
+# could be one; only in their rare hits does a regular expression look closer. What it finds inside a string merely costs the slow way.
+_EXPONENT = re.compile(rb"(?:^|[:\[,])-?[0-9]+(?:\.[0-9]+)?[eE]")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -43,6 +46,9 @@ def canonical_json(value: Any) -> bytes:
     Raises FieldError for what JSON cannot carry (NaN, infinities, non-string keys, other types), for nesting beyond MAX_DEPTH and for
     integers beyond MAX_DIGITS.
     """
+    fast = _canonical_fast(value)
+    if fast is not None:
+        return fast
     text = _text(value)
     try:
         return text.encode()
@@ -51,6 +57,23 @@ def canonical_json(value: Any) -> bytes:
         # those of its decoded JSON agree. A lone one has no UTF-8; the JSON escape says the same and survives.
         text = _text(_joined(value))
         return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+
+
+def _canonical_fast(value: Any) -> bytes | None:
+    """What `canonical_json` gives, by orjson, where the two cannot differ; None elsewhere, some 20 times slower."""
+    try:
+        data = orjson.dumps(value, option=_AS_IT_IS | orjson.OPT_SORT_KEYS)
+    except (TypeError, orjson.JSONEncodeError):
+        return None
+    if b"0.0000" in data or b"-0.0" in data:
+        return None
+    if b"0e" in data.translate(_ALIKE) and _EXPONENT.search(data) is not None:
+        return None
+    if b"null" in data and _may_hold_nan(value):
+        return None
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        _check_depth(value, "$")
+    return data
 
 
 def content_hash(value: Any) -> str:

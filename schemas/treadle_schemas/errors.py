@@ -4,6 +4,8 @@ TreadleError                      anything treadle raises on purpose
 ├── ContractError                 a value from outside breaks a contract
 │   ├── FieldError                one field has a wrong type, range or size
 │   ├── UnknownType               an event type or major version this reader does not know
+│   ├── PartMissing               an interaction names a part of its episode that is not there
+│   ├── PartErased                an interaction names a part whose content was erased
 │   └── HandleError               a string that should be a handle or a release id is none
 ├── SettingError                  a workspace setting, argument or environment variable is wrong
 └── NotYetSupported               understood, but this version cannot do it; nothing was changed
@@ -18,6 +20,8 @@ __all__ = [
     "FieldError",
     "HandleError",
     "NotYetSupported",
+    "PartErased",
+    "PartMissing",
     "SettingError",
     "TreadleError",
     "UnknownType",
@@ -60,6 +64,25 @@ class FieldError(ContractError):
 
 class UnknownType(ContractError):
     """An event type, or the major version of a known one, that this reader does not know."""
+
+
+class PartMissing(ContractError):
+    """An interaction names a part of its episode that is not there. It may still come."""
+
+    retriable = True
+
+    def __init__(self, part: str) -> None:
+        super().__init__(f"part {part} of the episode is not there: read its records of type dev.treadle.part.v1 first")
+        self.part = part
+
+
+class PartErased(ContractError):
+    """An interaction names a part whose content was erased."""
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(f"part {part} of the episode was erased: {shown(reason)}")
+        self.part = part
+        self.reason = reason
 
 
 class HandleError(ContractError):
