@@ -123,7 +123,7 @@ class Wheel:
         """Create the workspace, start the services, warm the first release up, start agent and world."""
         s = self.settings
         self.view.stage("workspace", f"creating {s.workspace}")
-        workspaces.create(s.bootstrap_servers, self._workspace_settings())
+        workspaces.create(s.bootstrap_servers, self._workspace_settings(), home=s.home)
         self._training_policy().save(s.home / "registry", s.workspace, "main")
         self._follow()
         self._start_services()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import random
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 from treadle.errors import LogError
 from treadle.log import Admin
+from treadle.policies import remember
+from treadle.settings import Settings
 from treadle_schemas.ids import check_workspace
 from treadle_schemas.moments import now
 from treadle_schemas.topics import prefix, topic
@@ -19,11 +24,20 @@ from treadle_streams.errors import WorkspaceDamaged, WorkspaceExists, WorkspaceI
 from treadle_streams.workspaces import _records as records
 from treadle_streams.workspaces._topics import control_plan, topic_plan
 
+_LOG: Final = logging.getLogger("treadle.workspaces")
+
 
 def create(
-    servers: str, settings: WorkspaceSettings, *, if_missing: bool = False, timeout_s: float = 60.0
+    servers: str,
+    settings: WorkspaceSettings,
+    *,
+    if_missing: bool = False,
+    timeout_s: float = 60.0,
+    home: Path | None = None,
 ) -> WorkspaceSettings:
     """Create a workspace and return its settings, with `created_at`, once every topic can be used.
+
+    Recorders of this machine learn its PII policy at once, from a file below `home` (default: TREADLE_HOME).
 
     With `if_missing`, one that exists is completed where an earlier creation was cut off, and its own settings are returned.
     Raises SettingError for settings that make no sense, WorkspaceExists, WorkspaceDamaged, LogError.
@@ -56,12 +70,47 @@ def create(
     while True:
         try:
             records.write_once(servers, settings.workspace, decide)
+            _tell_recorders(made, home)
             return made
         except WorkspaceExists:
             if not if_missing or time.monotonic() > deadline:
                 raise
             # a later creator took over: see what came of it. Different waits, so that two do not take over for ever
             time.sleep(random.uniform(0.05, 0.5))
+
+
+def update(
+    servers: str,
+    workspace: str,
+    change: Callable[[WorkspaceSettings], WorkspaceSettings],
+    *,
+    home: Path | None = None,
+) -> WorkspaceSettings:
+    """Change what is private in a workspace, and whose rights are denied; the settings as they are now.
+
+    `change` gets the present settings. The PII version rises by one where `pii` or `rights` changed; nothing else may change here.
+    Running recorders follow within treadle.policies.REFRESH_S, those of this machine at their next start at the latest.
+    Raises WorkspaceMissing, SettingError, and WorkspaceExists when somebody else changed them at the same time.
+    """
+    check_workspace(workspace)
+    made = get(servers, workspace)
+
+    def decide() -> list[records.Write]:
+        nonlocal made
+        present = records.read_settings(servers, workspace)
+        if present is None:
+            raise WorkspaceMissing(workspace, servers, None)
+        wanted = change(present)
+        if (wanted.pii, wanted.rights) == (present.pii, present.rights):
+            made = present
+            return []
+        pii = msgspec.structs.replace(wanted.pii, version=present.pii.version + 1)
+        made = msgspec.structs.replace(present, pii=pii, rights=wanted.rights).checked()
+        return [records.settings_write(made)]
+
+    records.write_once(servers, workspace, decide)
+    _tell_recorders(made, home)
+    return made
 
 
 def get(servers: str, workspace: str) -> WorkspaceSettings:
@@ -126,6 +175,14 @@ def checked(settings: WorkspaceSettings) -> WorkspaceSettings:
     settings.checked()
     reward.compile(settings.reward, {metric.name: metric.type for metric in settings.metrics})
     return settings
+
+
+def _tell_recorders(settings: WorkspaceSettings, home: Path | None) -> None:
+    try:
+        remember(home or Settings.load().home, settings)
+    except OSError as err:
+        # recorders then read it from Kafka, and are stricter until they have
+        _LOG.warning("the PII policy of workspace %s could not be kept on this machine: %s", settings.workspace, err)
 
 
 def _make_topics(admin: Admin, settings: WorkspaceSettings, present: dict[str, int], timeout_s: float) -> None:

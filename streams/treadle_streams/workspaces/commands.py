@@ -1,10 +1,13 @@
-"""`treadle workspace create|list|show|delete`."""
+"""`treadle workspace create|set|list|show|delete`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from treadle.cli.support import (
     DURATION,
     SuggestingGroup,
@@ -20,20 +23,41 @@ from treadle.settings import Settings
 from treadle_schemas.codec import to_json
 from treadle_schemas.ids import check_workspace
 from treadle_schemas.moments import now
+from treadle_schemas.pii import BUILT_IN, RightsRule
 from treadle_schemas.split import DEFAULT_SALT, Split
 from treadle_schemas.workspace import Metric, WorkspaceSettings, default_metrics
 
 from treadle_streams import workspaces
 from treadle_streams.workspaces._life import listing
 from treadle_streams.workspaces._metrics import FORM, default_reward, parse_metric
+from treadle_streams.workspaces._privacy import (
+    ACTION_FORM,
+    FIELD_FORM,
+    PATTERN_FORM,
+    RIGHT_FORM,
+    changed_policy,
+    parse_right,
+)
 from treadle_streams.workspaces._topics import topic_plan
 
 __all__ = ["workspace"]
 
+pii_option = click.option(
+    "--pii", "mode", type=click.Choice(list(BUILT_IN)), help="What agents redact before anything is written."
+)
+pii_file_option = click.option(
+    "--pii-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A policy of your own, as JSON (see docs/privacy.md).",
+)
+right_option = click.option(
+    "--right", "rights", multiple=True, metavar="RULE", help=f"Deny a use: {RIGHT_FORM}. Repeatable."
+)
+
 
 @click.group(cls=SuggestingGroup)
 def workspace() -> None:
-    """Create, list, show and delete workspaces: isolated wheels with topics, settings and state of their own."""
+    """Create, change, list, show and delete workspaces: isolated wheels with topics, settings and state of their own."""
 
 
 @workspace.command()
@@ -44,6 +68,9 @@ def workspace() -> None:
 @click.option("--held-out", default=0.1, show_default=True, help="Share of split groups kept out of training.")
 @click.option("--split-salt", default=DEFAULT_SALT, show_default=True, help="Salt of the split; fixed for good.")
 @click.option("--grace", type=DURATION, default="1h", show_default=True, help="Wait after a metric's horizon.")
+@pii_option
+@pii_file_option
+@right_option
 @click.option("--if-missing", is_flag=True, help="Do nothing where it exists.")
 @json_option
 @pass_settings
@@ -56,12 +83,16 @@ def create(
     held_out: float,
     split_salt: str,
     grace: float,
+    mode: str | None,
+    pii_file: Path | None,
+    rights: tuple[str, ...],
     if_missing: bool,
     as_json: bool,
 ) -> None:
     """Create a workspace: its topics and its settings.
 
     Without --metric it has one metric: reward (float, maximise, last), required, waited for 7 days.
+    Without --pii its agents mask secrets and keep everything else.
     """
     declared: tuple[Metric, ...] = tuple(parse_metric(text) for text in metrics) or default_metrics()
     wanted = WorkspaceSettings(
@@ -72,13 +103,83 @@ def create(
         grace_s=grace,
         split=Split(salt=split_salt, share=held_out),
         created_at=now(),
+        pii=changed_policy(BUILT_IN["secrets"], mode=mode, file=pii_file),
+        rights=tuple(parse_right(text) for text in rights),
     )
-    made = workspaces.create(settings.bootstrap_servers, wanted, if_missing=if_missing)
+    made = workspaces.create(settings.bootstrap_servers, wanted, if_missing=if_missing, home=settings.home)
     created = made == wanted
     if as_json:
         echo_json({"created": created, **to_json(made)})
         return
     click.echo(f"{'created' if created else 'exists:'} {_one_line(made)}")
+
+
+@workspace.command("set")
+@click.argument("name", required=False)
+@pii_option
+@pii_file_option
+@click.option("--pii-action", "actions", multiple=True, metavar=ACTION_FORM, help="For one kind. Repeatable.")
+@click.option(
+    "--pii-pattern", "patterns", multiple=True, metavar=PATTERN_FORM, help="One more thing to find. Repeatable."
+)
+@click.option(
+    "--pii-field", "fields", multiple=True, metavar=FIELD_FORM, help="A private place, $.tags.customer. Repeatable."
+)
+@click.option(
+    "--media", type=click.Choice(["hash", "bytes"]), help="Images, audio and files: their hash, or all of them."
+)
+@click.option("--subject", type=click.Choice(["keep", "hash"]), help="The subject of interactions.")
+@click.option("--name-model", metavar="MODEL", help="spaCy model that finds names (extra: names).")
+@right_option
+@click.option("--clear-rights", is_flag=True, help="Forget the rules so far.")
+@json_option
+@pass_settings
+def set_(
+    settings: Settings,
+    name: str | None,
+    mode: str | None,
+    pii_file: Path | None,
+    actions: tuple[str, ...],
+    patterns: tuple[str, ...],
+    fields: tuple[str, ...],
+    media: str | None,
+    subject: str | None,
+    name_model: str | None,
+    rights: tuple[str, ...],
+    clear_rights: bool,
+    as_json: bool,
+) -> None:
+    """Change what agents of a workspace redact, and whose interactions may not be used.
+
+    Each change is one new version of its policy, which rows carry. What is recorded already stays as it is.
+    """
+    added = tuple(parse_right(text) for text in rights)
+    if not (
+        added or clear_rights or mode or pii_file or actions or patterns or fields or media or subject or name_model
+    ):
+        raise click.UsageError("say what to change, for example --pii standard")
+
+    def change(present: WorkspaceSettings) -> WorkspaceSettings:
+        pii = changed_policy(
+            present.pii,
+            mode=mode,
+            file=pii_file,
+            actions=actions,
+            patterns=patterns,
+            fields=fields,
+            media=media,
+            subject=subject,
+            name_model=name_model,
+        )
+        kept = () if clear_rights else present.rights
+        new = tuple(rule for rule in added if rule not in kept)
+        return msgspec.structs.replace(present, pii=pii, rights=(*kept, *new))
+
+    made = workspaces.update(settings.bootstrap_servers, workspace_of(settings, name), change, home=settings.home)
+    if as_json:
+        echo_json(to_json(made))
+        return
+    _echo_privacy(made, lambda line: click.echo(line.strip()))
 
 
 @workspace.command("list")
@@ -118,6 +219,7 @@ def show(settings: Settings, name: str | None, as_json: bool) -> None:
         click.echo(f"  metric {_metric_line(metric)}")
     click.echo(f"  reward {found.reward}   (grading version {found.grading_version})")
     click.echo(f"  split  {found.split.share:.0%} of groups held out, salt {found.split.salt}")
+    _echo_privacy(found, click.echo)
     for topic, count in offsets.items():
         click.echo(f"  {topic:<{max(map(len, offsets))}}  {count:>9} offsets")
 
@@ -152,3 +254,24 @@ def _metric_line(metric: Metric) -> str:
     if metric.absent is not None:
         parts.append(f"absent counts as {metric.absent}")
     return "  ".join(map(str, parts))
+
+
+def _echo_privacy(found: WorkspaceSettings, echo: Callable[[str], None]) -> None:
+    pii = found.pii
+    actions = ", ".join(f"{kind} {action}" for kind, action in pii.effective().items()) or "nothing"
+    echo(
+        f"  pii    {pii.name} version {pii.version}: {actions}; media {pii.media_action}, subject {pii.subject_action}"
+    )
+    for pattern in pii.patterns:
+        echo(f"  pii    pattern {pattern.name}: {pattern.action} {pattern.regex}")
+    for rule in pii.fields:
+        echo(f"  pii    field {rule.path}: {rule.action}")
+    for right in found.rights:
+        echo(f"  right  {_right_line(right)}")
+
+
+def _right_line(rule: RightsRule) -> str:
+    about = [f"{name} {glob}" for name, glob in (("subject", rule.subject), ("model", rule.model)) if glob is not None]
+    about += [f"tag {name} {glob}" for name, glob in rule.tags.items()]
+    denied = [use for use in ("train", "eval", "recall") if getattr(rule, use) == "deny"]
+    return f"{', '.join(about)}: no {', no '.join(denied)}"
