@@ -173,7 +173,8 @@ def read_interaction(value: dict[str, Any]) -> Interaction:
     for n, index in enumerate(event.response or ()):
         if not 0 <= index < count:
             raise FieldError(f"$.response[{n}]", f"{index} is no index into {count} messages")
-    if to_micros(event.ended_at, "$.ended_at") < to_micros(event.started_at, "$.started_at"):
+    ended = to_micros(event.ended_at, "$.ended_at")
+    if event.started_at != event.ended_at and ended < to_micros(event.started_at, "$.started_at"):
         raise FieldError("$.ended_at", f"{event.ended_at} is before started_at {event.started_at}")
     return event
 

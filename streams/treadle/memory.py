@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from treadle_schemas.codec import INTERACTION, OUTCOME, Event, Headers, decode
+from treadle_schemas.codec import INTERACTION, OUTCOME, PART, Event, Headers, decode
 from treadle_schemas.ids import Handle
+from treadle_schemas.parts import Part, read_part, resolve
 
 from treadle._delivery import Done
 from treadle._sendable import Sendable
@@ -42,8 +43,19 @@ class MemorySink:
 
     @property
     def interactions(self) -> list[dict[str, Any]]:
-        """The values of the recorded interactions."""
-        return [sent.event.data for sent in self.sent if sent.event.type == INTERACTION]
+        """The values of the recorded interactions, long contexts put back."""
+        events = [(sent.event.type, sent.event.data) for sent in self.sent]
+        known: dict[tuple[str, str], Part] = {}
+        for kind, data in events:
+            if kind == PART:
+                episode_id, found = read_part(data)
+                known |= {(episode_id, part.hash): part for part in found}
+
+        def whole(data: dict[str, Any]) -> dict[str, Any]:
+            episode_id = data.get("episode_id") or data["interaction_id"]
+            return resolve(data, lambda name: known.get((episode_id, name)))
+
+        return [whole(data) for kind, data in events if kind == INTERACTION]
 
     @property
     def outcomes(self) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 from treadle_schemas.canonical import loads
@@ -16,6 +16,7 @@ from treadle_schemas.errors import SettingError, TreadleError
 from treadle_schemas.events import read_interaction
 from treadle_schemas.ids import Handle, check_workspace, new_id
 from treadle_schemas.moments import now
+from treadle_schemas.pii import PiiPolicy
 
 from treadle import _process
 from treadle._buffer import Buffer, Waiting
@@ -23,11 +24,36 @@ from treadle._delivery import Delivery, KafkaDelivery, SpoolSettings
 from treadle._given import Moment, listed, moment_text, plain_message, under_pytest
 from treadle._ledger import Ledger, Stats
 from treadle._reporting import Reporting
-from treadle._sendable import Sendable, Templates
 from treadle.errors import NotDelivered, RecorderClosed
 from treadle.settings import Settings
 
 __all__ = ["Moment", "Recorder"]
+
+_OPTIONAL: Final = (
+    "episode_id",
+    "task_id",
+    "response",
+    "tools",
+    "step",
+    "status",
+    "error",
+    "subject",
+    "sampling",
+    "usage",
+    "token_ids",
+    "logprobs",
+    "finish_reason",
+    "cost",
+    "first_token_ms",
+    "attempts",
+    "parent_id",
+    "references",
+    "model",
+    "release",
+    "agent",
+    "slot",
+)
+"""What `record` may say of an interaction, in the order in which it is put together."""
 
 
 class Recorder(Reporting):
@@ -95,7 +121,17 @@ class Recorder(Reporting):
                 raise
         self._delivery: Delivery = sink or self._make_delivery(loaded, settings, bootstrap_servers, durable, spool_dir)
         self._buffer = Buffer(self._deliver_buffered, self._complain) if buffered else None
-        self._templates = Templates(self.workspace, self._source)
+        # detectors compile many patterns: that is the first recorder's time, not the import's
+        from treadle._pipeline import Pipeline
+        from treadle.policies import PolicySource
+
+        policies = PolicySource(
+            self.workspace,
+            loaded or _no_settings(),
+            policy=None if sink is None else PiiPolicy(),
+            bootstrap_servers=bootstrap_servers,
+        )
+        self._pipeline = Pipeline(self.workspace, self._source, policies)
         _process.enlist(self)
 
     @property
@@ -157,29 +193,33 @@ class Recorder(Reporting):
             value["ended_at"] = ended
             if self._tags or tags:
                 value["tags"] = {**self._tags, **(tags or {})}
-            for name, given in (
-                ("episode_id", episode_id),
-                ("task_id", task_id),
-                ("response", listed(response)),
-                ("tools", listed(tools)),
-                ("step", step),
-                ("status", status),
-                ("error", error),
-                ("subject", subject),
-                ("sampling", sampling),
-                ("usage", usage),
-                ("token_ids", listed(token_ids)),
-                ("logprobs", listed(logprobs)),
-                ("finish_reason", finish_reason),
-                ("cost", cost),
-                ("first_token_ms", first_token_ms),
-                ("attempts", listed(attempts)),
-                ("parent_id", parent_id),
-                ("references", listed(references)),
-                ("model", model),
-                ("release", release),
-                ("agent", agent),
-                ("slot", slot),
+            for name, given in zip(
+                _OPTIONAL,
+                (
+                    episode_id,
+                    task_id,
+                    listed(response),
+                    listed(tools),
+                    step,
+                    status,
+                    error,
+                    subject,
+                    sampling,
+                    usage,
+                    listed(token_ids),
+                    listed(logprobs),
+                    finish_reason,
+                    cost,
+                    first_token_ms,
+                    listed(attempts),
+                    parent_id,
+                    listed(references),
+                    model,
+                    release,
+                    agent,
+                    slot,
+                ),
+                strict=True,
             ):
                 if given is not None:
                     value[name] = given
@@ -246,6 +286,7 @@ class Recorder(Reporting):
             _process.hook_multiprocessing()
             if isinstance(self._delivery, KafkaDelivery):
                 _process.hook_sigterm()
+                self._pipeline.follow()
 
     def _publish(self, kind: str, value: dict[str, Any], key: str) -> None:
         if self._buffer is not None:
@@ -262,15 +303,12 @@ class Recorder(Reporting):
             self._ledger.complain(f"event refused, {type(err).__name__}", err)
 
     def _deliver(self, kind: str, value: dict[str, Any], key: str) -> None:
-        """1. redact, 2. store long contexts once, 3. encode, 4. hand over. Nothing is written before it is redacted."""
-        raw_key = key.encode()
-        template = self._templates.of(kind, "off")
-        if kind == INTERACTION:
-            event_id, moment = value["interaction_id"], value["ended_at"]
-        else:
-            event_id, moment = value.get("outcome_id") or new_id(), value["observed_at"]
-        event = Sendable(template, raw_key, encode(value), event_id.encode(), moment.encode())
-        self._delivery.send_many((event,), self._ledger.settle)
+        records = self._pipeline.records(kind, value, key)
+        try:
+            self._delivery.send_many(records, self._ledger.settle)
+        except BaseException:
+            self._pipeline.not_sent(key)
+            raise
 
     def _refuse(self, err: Exception) -> None:
         self._ledger.refuse()
@@ -294,6 +332,7 @@ class Recorder(Reporting):
         if self._buffer is not None:
             self._buffer.close()
         left = self._hurry(timeout_s)
+        self._pipeline.close()
         self._delivery.close()
         left = min(left, self._ledger.wait_settled(0.0))
         if left and isinstance(self._delivery, KafkaDelivery):
@@ -308,6 +347,7 @@ class Recorder(Reporting):
         self._hooked = False
         if self._buffer is not None:
             self._buffer.after_fork()
+        self._pipeline.after_fork()
         self._delivery.after_fork()
 
     def _make_delivery(
@@ -321,8 +361,7 @@ class Recorder(Reporting):
         def servers() -> str:
             return bootstrap_servers or (given or Settings.load()).bootstrap_servers
 
-        if loaded is None:  # unusable: nothing will be sent
-            loaded = Settings(home=Path.home(), corpus_root=Path.home())
+        loaded = loaded or _no_settings()
         folder = Path(spool_dir) if spool_dir is not None else loaded.spool_folder
         return KafkaDelivery(
             servers,
@@ -330,3 +369,8 @@ class Recorder(Reporting):
             "fsync" if durable == "fsync" else "file" if durable else "direct",
             lambda: self._ledger,
         )
+
+
+def _no_settings() -> Settings:
+    """Of a recorder that is unusable, and will send nothing."""
+    return Settings(home=Path.home(), corpus_root=Path.home())

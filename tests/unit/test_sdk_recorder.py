@@ -239,6 +239,107 @@ def test_the_accounts_balance_at_every_moment_over_threads(sink: treadle.MemoryS
     assert recorder.stats() == (400, 320, 0, 80, 0)
 
 
+def test_private_content_is_out_before_anything_is_written(tmp_path: Path) -> None:
+    secret = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGH"
+    recorder = treadle.Recorder("shop", bootstrap_servers="127.0.0.1:9", spool_dir=tmp_path, raise_errors=False)
+    recorder.record(messages=[{"role": "user", "content": f"my key is {secret}"}], episode_id="e")
+    recorder.record(messages=[{"role": "user", "content": f"my key is {secret} " + "word " * 500}], episode_id="e")
+    recorder.close(timeout_s=0)
+    (segment,) = (tmp_path / "shop").glob("*.seg")
+    raw = segment.read_bytes()
+    assert b"my key is" in raw
+    assert secret.encode() not in raw
+    assert recorder.stats() == (2, 0, 2, 0, 0)
+
+
+def test_what_breaks_redaction_leaves_a_tombstone_and_not_the_text(
+    sink: treadle.MemorySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treadle.redaction import TOMBSTONE_TEXT, Redactor
+
+    def broken(self: Redactor, value: dict[str, Any]) -> dict[str, Any]:
+        raise RuntimeError(f"what a bug would say of {value}")
+
+    recorder = treadle.Recorder("shop", sink=sink)
+    monkeypatch.setattr(Redactor, "redact", broken)
+    handle = recorder.record(messages=MESSAGES, task_id="t", tags={"who": "someone"})
+    (value,) = sink.interactions
+    assert read_interaction(value).interaction_id == handle.interaction_id
+    assert value["messages"] == [{"role": "system", "content": TOMBSTONE_TEXT}]
+    assert value["redaction"]["error"] == "RuntimeError"
+    assert set(value["rights"].values()) == {"deny"}
+    assert b"parcel" not in sink.sent[0].value
+    assert b"someone" not in sink.sent[0].value
+
+
+def test_long_contexts_go_out_once_and_a_memory_sink_puts_them_back(
+    recorder: treadle.Recorder, sink: treadle.MemorySink
+) -> None:
+    messages: list[dict[str, Any]] = []
+    handles = []
+    for n in range(20):
+        messages.append({"role": "user" if n % 2 else "assistant", "content": f"{n} " * 500})
+        handles.append(recorder.record(messages=messages, episode_id="e", step=n))
+    assert [len(value["messages"]) for value in sink.interactions] == list(range(1, 21))
+    assert sink.interactions[-1]["messages"] == messages
+    assert sink.handles == handles
+    assert sum(len(sent.value) for sent in sink.sent) < 2 * len(repr(messages))
+    assert recorder.stats() == (20, 20, 0, 0, 0)  # parts are no events
+    sink.clear()
+    assert sink.interactions == []
+
+
+def test_parts_that_were_refused_go_out_with_the_next_interaction() -> None:
+    class Moody(treadle.MemorySink):
+        mood = "bad"
+
+        def send_many(self, *args: Any) -> None:
+            if self.mood == "bad":
+                raise QueueFull("full")
+            super().send_many(*args)
+
+    sink = Moody()
+    recorder = treadle.Recorder("shop", sink=sink, raise_errors=False)
+    messages = [{"role": "user", "content": "x" * 5000}]
+    recorder.record(messages=messages, episode_id="e")
+    sink.mood = "good"
+    recorder.record(messages=messages, episode_id="e")
+    assert [value["messages"] for value in sink.interactions] == [messages]
+    assert recorder.stats() == (2, 1, 0, 1, 0)
+
+
+def test_buffered_events_are_copies_and_all_arrive(sink: treadle.MemorySink) -> None:
+    recorder = treadle.Recorder("shop", sink=sink, buffered=True)
+    message = {"role": "user", "content": "before"}
+    for _ in range(100):
+        recorder.record(messages=[message])
+    message["content"] = "after"
+    with pytest.raises(FieldError):
+        recorder.record(messages=[{"role": "user", "content": float("nan")}])
+    assert recorder.flush() == 0
+    assert [value["messages"][0]["content"] for value in sink.interactions] == ["before"] * 100
+    assert recorder.stats() == (101, 100, 0, 1, 0)
+    recorder.close()
+
+
+NO_JSON: list[tuple[dict[str, Any], str]] = [
+    ({"sampling": {"temperature": float("nan")}}, r"\$\.sampling\.temperature"),
+    ({"logprobs": [[-0.5, float("-inf")]]}, r"\$\.logprobs\[0\]\[1\]"),
+    ({"tags": {"a": None, "b": float("inf")}}, r"\$\.tags\.b"),
+    ({"usage": {"n": {1: 2}}}, r"\$\.usage\.n"),
+    ({"usage": {"at": datetime.datetime(2024, 1, 1)}}, r"\$\.usage\.at"),
+]
+
+
+@pytest.mark.parametrize(("bad", "field"), NO_JSON)
+def test_what_json_cannot_carry_is_an_error_that_names_the_field(
+    recorder: treadle.Recorder, sink: treadle.MemorySink, bad: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(FieldError, match=field):
+        recorder.record(messages=MESSAGES, **bad)
+    assert sink.sent == []
+
+
 def test_signal_handlers_are_left_alone(recorder: treadle.Recorder) -> None:
     before = signal.getsignal(signal.SIGTERM)
     recorder.record(messages=MESSAGES)

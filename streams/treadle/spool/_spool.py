@@ -87,7 +87,10 @@ class Spool:
     @property
     def used_bytes(self) -> int:
         """Size of all segments in the folder, own and other processes'."""
-        return self._others_bytes + sum(segment.size for segment in self.segments)
+        total = self._others_bytes
+        for segment in self.segments:
+            total += segment.size
+        return total
 
     def sync_to(self, segment: Segment, size: int) -> None:
         """Wait until `segment` is on the disk up to `size`. Threads that wait at once share one sync."""
