@@ -9,6 +9,6 @@ the structure of messages stay. Token ids and logprobs go with the text that the
 """
 
 from treadle.errors import RedactionRefused
-from treadle.redaction._redactor import TOMBSTONE_TEXT, Redactor
+from treadle.redaction._redactor import TOMBSTONE_TEXT, Redactor, subject_hash
 
-__all__ = ["TOMBSTONE_TEXT", "RedactionRefused", "Redactor"]
+__all__ = ["TOMBSTONE_TEXT", "RedactionRefused", "Redactor", "subject_hash"]

@@ -14,7 +14,7 @@ from treadle.redaction._finding import PLACEHOLDER
 from treadle.redaction._scan import Scanner
 from treadle.redaction._walk import DROP, STRUCTURE, Refused, Walk, keyed_hash
 
-__all__ = ["TOMBSTONE_TEXT", "Redactor"]
+__all__ = ["TOMBSTONE_TEXT", "Redactor", "subject_hash"]
 
 TOMBSTONE_TEXT: Final = "[treadle: the content was dropped, because redacting it failed]"
 FIELDS: Final = ("messages", "tools", "tags", "error", "sampling", "attempts")
@@ -22,7 +22,7 @@ FIELDS: Final = ("messages", "tools", "tags", "error", "sampling", "attempts")
 _KEPT: Final[dict[str, type | tuple[type, ...]]] = {
     "interaction_id": str, "episode_id": str, "task_id": str, "agent": str, "slot": str, "model": str, "release": str, "step": int,
     "started_at": str, "ended_at": str, "status": str, "parent_id": str, "references": list, "finish_reason": str, "cost": (int, float),
-    "first_token_ms": (int, float), "rights": dict,
+    "first_token_ms": (int, float),
 }  # fmt: skip
 """What a tombstone keeps, where it has the right type."""
 _SCALARS: Final = (int, float, bool, type(None))
@@ -53,8 +53,8 @@ class Redactor:
     def redact(self, value: dict[str, Any]) -> dict[str, Any]:
         """The interaction as it may be written: `value` is not changed, what is not private is shared with it.
 
-        Fails closed: what cannot be redacted becomes a tombstone with the same ids and times and without the text, `redaction.error`
-        saying what went wrong and where. Raises RedactionRefused where the policy refuses what was found.
+        Fails closed: what cannot be redacted becomes a tombstone with the same ids and times and without the text, denied
+        every use, with `redaction.error` saying what went wrong and where. Raises RedactionRefused where the policy refuses what was found.
         """
         place = ["$"]
         try:
@@ -142,9 +142,7 @@ class Redactor:
         if self._hash_subject:
             key = self._hash_key
             walk.count("subject")
-            done["subject"] = (
-                f"[SUBJECT:{keyed_hash(key, 'subject', subject)}]" if key else walk.replace(subject, "subject", "mask")
-            )
+            done["subject"] = subject_hash(key, subject) if key else walk.replace(subject, "subject", "mask")
             if not key:
                 walk.counts["subject"] -= 1
             return
@@ -207,7 +205,13 @@ class Redactor:
             if name in value and isinstance(value[name], kinds) and not isinstance(value[name], bool)
         }
         messages = [{"role": "system", "content": TOMBSTONE_TEXT}]
-        return {**kept, "messages": messages, "redaction": {**self._clean, "error": problem}}
+        rights = {"train": "deny", "eval": "deny", "recall": "deny"}
+        return {**kept, "messages": messages, "rights": rights, "redaction": {**self._clean, "error": problem}}
+
+
+def subject_hash(key: bytes, subject: str) -> str:
+    """How a workspace that hashes subjects writes one."""
+    return f"[SUBJECT:{keyed_hash(key, 'subject', subject)}]"
 
 
 def _collect(value: Any, texts: list[str], clean: Mapping[tuple[int, int], None]) -> bool:
