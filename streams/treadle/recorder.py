@@ -18,12 +18,13 @@ from treadle_schemas.ids import Handle, check_workspace, new_id
 from treadle_schemas.moments import now
 from treadle_schemas.pii import PiiPolicy
 
-from treadle import _process
+from treadle import _process, episodes
 from treadle._buffer import Buffer, Waiting
 from treadle._delivery import Delivery, KafkaDelivery, SpoolSettings
 from treadle._given import Moment, listed, moment_text, plain_message, under_pytest
 from treadle._ledger import Ledger, Stats
 from treadle._reporting import Reporting
+from treadle._scopes import Scopes
 from treadle.errors import NotDelivered, RecorderClosed
 from treadle.settings import Settings
 
@@ -56,7 +57,7 @@ _OPTIONAL: Final = (
 """What `record` may say of an interaction, in the order in which it is put together."""
 
 
-class Recorder(Reporting):
+class Recorder(Scopes, Reporting):
     """Publishes an agent's interactions and their outcomes to a workspace, from any thread.
 
     It never hurts its host. A call validates, redacts, encodes and appends the event to a file of the spool; it waits for nothing else and
@@ -179,7 +180,9 @@ class Recorder(Reporting):
         The handle is returned also when the event was refused; `stats()` tells.
         """
         interaction = interaction_id or new_id()
-        handle = Handle(self.workspace, episode_id or interaction, interaction)
+        # what the open episode says, unless the caller names one
+        joined = {} if episode_id is not None else episodes.claim(self.workspace, interaction)
+        handle = Handle(self.workspace, episode_id or joined.get("episode_id") or interaction, interaction)
         if not self.enabled:
             self._ledger.skip()
             return handle
@@ -187,12 +190,14 @@ class Recorder(Reporting):
         try:
             self._check_ready()
             ended = now() if ended_at is None else moment_text(ended_at, "$.ended_at")
-            value: dict[str, Any] = {"interaction_id": interaction, **self._defaults}
+            value: dict[str, Any] = {"interaction_id": interaction, **self._defaults, **joined}
             value["messages"] = [m if type(m) is dict else plain_message(m) for m in messages]
             value["started_at"] = ended if started_at is None else moment_text(started_at, "$.started_at")
             value["ended_at"] = ended
             if self._tags or tags:
-                value["tags"] = {**self._tags, **(tags or {})}
+                value["tags"] = {**self._tags, **joined.get("tags", {}), **(tags or {})}
+            if references and "references" in joined:
+                references = [*joined["references"], *references]
             for name, given in zip(
                 _OPTIONAL,
                 (
@@ -225,6 +230,7 @@ class Recorder(Reporting):
                     value[name] = given
             key = read_interaction(value).episode
             self._publish(INTERACTION, value, key)
+            episodes.recorded(self.workspace, value)
         except Exception as err:  # the host's work goes on whatever its payload does to us
             self._refuse(err)
         return handle
@@ -309,6 +315,11 @@ class Recorder(Reporting):
         except BaseException:
             self._pipeline.not_sent(key)
             raise
+
+    def _lose(self, err: Exception) -> None:
+        """Count, and log or raise, an event that could not even be put together."""
+        self._ledger.open()
+        self._refuse(err)
 
     def _refuse(self, err: Exception) -> None:
         self._ledger.refuse()
