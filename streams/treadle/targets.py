@@ -90,7 +90,7 @@ def resolve(x: Any, workspace: str | None = None) -> Target:
 class WholeEpisode:
     """A whole episode as a target: its id, its open scope, or a handle (or its text) of any of its interactions.
 
-    An id that looks like a handle is taken as one, unless `workspace` says that it is of another workspace.
+    An id that reads like a handle is taken for one; say Target(episode_id=...) then.
     """
 
     def __init__(self, named: Any, workspace: str | None = None) -> None:
@@ -100,20 +100,15 @@ class WholeEpisode:
     @property
     def treadle_target(self) -> Target:
         """What it means. Raises TargetError when it names no episode."""
-        found: Target | None
         try:
             found = resolve(self._named, self._workspace)
-        except ContractError:
-            found = None
-        if isinstance(self._named, str) and (
-            found is None
-            or found.reference is not None
-            or (self._workspace is not None and found.workspace != self._workspace)
-        ):
+        except ContractError:  # no target at all, but any text can be an episode's id
+            found = Target()
+        if found.episode_id is not None:
+            return Target(workspace=found.workspace or self._workspace, episode_id=found.episode_id)
+        if isinstance(self._named, str) and self._named:
             return Target(workspace=self._workspace, episode_id=self._named)
-        if found is None or found.episode_id is None:
-            raise TargetError(f"{shown(self._named)} names no episode; give a handle, or the episode's id")
-        return Target(workspace=found.workspace, episode_id=found.episode_id)
+        raise TargetError(f"{shown(self._named)} names no episode; give its id, or a handle")
 
 
 def remember(answer: Any, handle: Handle | str) -> None:
