@@ -129,6 +129,7 @@ class KafkaDelivery:
     def flush(self, timeout_s: float) -> None:
         """See Delivery."""
         if self._spool is not None:
+            self._adopt_at = 0.0  # a child may have ended just now
             _postman.wake(hurry=True)
 
     def work(self, now_s: float) -> bool:

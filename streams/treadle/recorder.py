@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -292,6 +293,8 @@ class Recorder(Scopes, Reporting):
             _process.hook_multiprocessing()
             if isinstance(self._delivery, KafkaDelivery):
                 _process.hook_sigterm()
+                # Here and not in a background thread: a fork while a thread imports leaves the module locked in the child for ever.
+                importlib.import_module("treadle.log")
                 self._pipeline.follow()
 
     def _publish(self, kind: str, value: dict[str, Any], key: str) -> None:

@@ -293,10 +293,10 @@ def test_parts_that_were_refused_go_out_with_the_next_interaction() -> None:
     class Moody(treadle.MemorySink):
         mood = "bad"
 
-        def send_many(self, *args: Any) -> None:
+        def send_many(self, events: Any, done: Any) -> None:
             if self.mood == "bad":
                 raise QueueFull("full")
-            super().send_many(*args)
+            super().send_many(events, done)
 
     sink = Moody()
     recorder = treadle.Recorder("shop", sink=sink, raise_errors=False)
