@@ -7,7 +7,9 @@ id gets one made of its content, so importing twice, or in two halves, changes n
 Not done here: the rules ask for a throttle by the lag of live traffic. What there is: a bound on events in flight, and `rate`.
 """
 
+from treadle_streams.importing._export import Export
 from treadle_streams.importing._lines import BadLine, Lines
 from treadle_streams.importing._run import ImportReport, run_import
+from treadle_streams.importing.formats import FORMATS
 
-__all__ = ["BadLine", "ImportReport", "Lines", "run_import"]
+__all__ = ["FORMATS", "BadLine", "Export", "ImportReport", "Lines", "run_import"]

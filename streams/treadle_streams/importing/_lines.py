@@ -29,22 +29,23 @@ class BadLine(NamedTuple):
 class Lines:
     """The objects of a JSON-lines file, one line in memory at a time. `bytes_read` tells how far it has got."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, longest: int = MAX_LINE_BYTES) -> None:
         self.path = path
         self.bytes_read = 0
+        self._longest = longest
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
         """(line number, its object or what is wrong with it). Empty lines are skipped. Raises OSError."""
         with self.path.open("rb") as file:
             number = 0
-            while raw := file.readline(MAX_LINE_BYTES + 1):
+            while raw := file.readline(self._longest + 1):
                 number += 1
                 self.bytes_read += len(raw)
-                too_long = len(raw) > MAX_LINE_BYTES
-                while too_long and not raw.endswith(b"\n") and (raw := file.readline(MAX_LINE_BYTES)):
+                too_long = len(raw) > self._longest
+                while too_long and not raw.endswith(b"\n") and (raw := file.readline(self._longest)):
                     self.bytes_read += len(raw)
                 if too_long:
-                    yield number, self.bad(number, f"is longer than {MAX_LINE_BYTES} bytes")
+                    yield number, self.bad(number, f"is longer than {self._longest} bytes")
                 elif raw.strip():
                     yield number, self._object(number, raw)
 
