@@ -283,10 +283,11 @@ def _below(item: Any, where: str, key: str | int, claims: dict[str, str], values
     return _without_long(item, pointer, claims, values)
 
 
-def _claimed(item: Any, where: str, claims: dict[str, str], values: dict[str, Any]) -> None:
+def _claimed(item: Any, where: str, claims: dict[str, str], values: dict[str, Any]) -> Any:
     name = claim_hash(item)
     claims[where] = name
     values[name] = item
+    return None
 
 
 def read_part(value: Value) -> tuple[str, list[Part]]:
@@ -356,6 +357,10 @@ def _checked_claims(value: Value) -> dict[str, str]:
         raise FieldError("$.claims", "is no object")
     for pointer, claim in claims.items():
         _checked_hash(claim, f"$.claims.{shown(pointer)}")
+        try:
+            pointer.encode()
+        except UnicodeEncodeError:
+            raise FieldError("$.claims", f"{shown(pointer)} holds a lone surrogate") from None
     return claims
 
 

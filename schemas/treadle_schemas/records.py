@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from treadle_schemas.events import Rights
 from treadle_schemas.split import Side
 
 __all__ = [
@@ -50,7 +51,10 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GradedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One revision of one row on `.graded`: content (interaction, grade, split) and provenance. `interaction` is verbatim."""
+    """One revision of one row on `.graded`: content (interaction, grade, split, rights) and provenance. `interaction` is verbatim.
+
+    Parts that the interaction names come before the row, as part records under the same key; treadle_schemas.parts puts them back.
+    """
 
     episode_id: str
     interaction_id: str
@@ -59,6 +63,10 @@ class GradedRow(msgspec.Struct, frozen=True, kw_only=True):
     split: Side
     split_group: str
     provenance: Provenance
+    rights: Rights | None = None
+    """Where something is denied; null: everything is allowed."""
+    erased: bool = False
+    """A part of the interaction was erased: the row is in no later version."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,16 @@ Pure functions over values, with time passed in: no Kafka, Faust or RocksDB. One
 The shell around it is `treadle_streams.worker`. What is not joined yet is listed in `plan`.
 """
 
-from treadle_streams.join.arrivals import Arrival, InteractionEvent, MarkerEvent, OutcomeEvent, Refused, understand
+from treadle_streams.join.arrivals import (
+    Arrival,
+    InteractionEvent,
+    MarkerEvent,
+    OutcomeEvent,
+    PartsEvent,
+    Refused,
+    RightsEvent,
+    understand,
+)
 from treadle_streams.join.clock import END_MARGIN_MS, IMPORT_PATIENCE_MS, INPUTS, ImportState, Input, advanced
 from treadle_streams.join.emissions import Emission
 from treadle_streams.join.errors import RewardError, StateError
@@ -48,9 +57,11 @@ __all__ = [
     "MemoryPartition",
     "Meta",
     "OutcomeEvent",
+    "PartsEvent",
     "Plan",
     "Refused",
     "RewardError",
+    "RightsEvent",
     "RowState",
     "StateError",
     "StateReader",

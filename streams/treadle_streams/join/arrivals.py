@@ -9,9 +9,10 @@ import msgspec
 from treadle_schemas import codec, topics
 from treadle_schemas.canonical import dumps
 from treadle_schemas.errors import ContractError, FieldError, UnknownType
-from treadle_schemas.events import MAX_EVENT_BYTES, OutcomeValue, read_interaction, read_outcome
+from treadle_schemas.events import MAX_EVENT_BYTES, Outcome, OutcomeValue, read_interaction, read_outcome
 from treadle_schemas.ids import check_id
 from treadle_schemas.moments import to_micros
+from treadle_schemas.parts import Part, check_claims, names_parts, read_part
 from treadle_schemas.records import ImportMarker
 from treadle_schemas.split import split_group
 
@@ -26,10 +27,14 @@ __all__ = [
     "InteractionEvent",
     "MarkerEvent",
     "OutcomeEvent",
+    "PartsEvent",
     "Refused",
+    "RightsEvent",
+    "RowEvent",
     "understand",
 ]
 
+RIGHTS: Final = ("train", "eval", "recall")
 MAX_TEXT_VALUE_BYTES: Final = 4_096
 """Longest text that an outcome may have as its value: a category or a label, not a document."""
 
@@ -43,6 +48,7 @@ Reason = Literal[
     "not_yet_joined",
     "row_full",
     "conflict",
+    "part_missing",
 ]
 
 
@@ -84,6 +90,30 @@ class OutcomeEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RightsEvent:
+    """What may be done with a row, as somebody said it."""
+
+    arrival: Arrival
+    key: bytes
+    episode_id: str
+    interaction_id: str
+    right: str
+    observed_us: int
+    value: Literal["allow", "deny"]
+    import_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartsEvent:
+    """Parts of an episode: the messages of a link, a value, or an erasure."""
+
+    arrival: Arrival
+    episode_id: str
+    parts: list[Part]
+    import_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class MarkerEvent:
     """Begin or end of an import on this partition."""
 
@@ -100,7 +130,8 @@ class Refused:
     detail: str
 
 
-Understood = InteractionEvent | OutcomeEvent | MarkerEvent | Refused
+RowEvent = InteractionEvent | OutcomeEvent | RightsEvent
+Understood = RowEvent | PartsEvent | MarkerEvent | Refused
 
 
 def understand(arrival: Arrival, grading: Grading) -> Understood:
@@ -150,6 +181,8 @@ def _understand(arrival: Arrival, grading: Grading) -> Understood:
             return _marker(arrival, event.data)
         case codec.INTERACTION, "interactions":
             return _interaction(arrival, value, event, grading)
+        case codec.PART, "interactions":
+            return _parts(arrival, event, grading)
         case codec.OUTCOME, "outcomes":
             return _outcome(arrival, value, event, grading)
     raise FieldError(
@@ -177,12 +210,29 @@ def _misplaced(arrival: Arrival, expected: str, grading: Grading) -> Refused | N
     return None
 
 
+def _parts(arrival: Arrival, event: codec.Event, grading: Grading) -> Understood:
+    try:
+        episode_id, parts = read_part(event.data)
+    except FieldError as err:
+        raise _BadValue(str(err)) from None
+    wrong = _misplaced(arrival, episode_id, grading)
+    return PartsEvent(arrival, episode_id, parts, event.import_id) if wrong is None else wrong
+
+
 def _interaction(arrival: Arrival, value: bytes, event: codec.Event, grading: Grading) -> Understood:
     said = read_interaction(event.data)
     wrong = _misplaced(arrival, said.episode, grading)
     if wrong is not None:
         return wrong
-    group = split_group(said.task_id, said.messages)
+    parts: list[str] = []
+    if said.transcript is not None or said.claims is not None:
+        check_claims(event.data)
+        parts = names_parts(event.data)
+    # without a task the messages decide, which may lie in parts: until those are there a hash stands in
+    grouped = said.task_id is not None or (
+        said.transcript is None and not any(pointer.startswith("/messages/") for pointer in said.claims or ())
+    )
+    group = split_group(said.task_id, said.messages) if grouped else parts[0]
     captured = Captured(
         body=value,
         offset=arrival.offset,
@@ -196,6 +246,10 @@ def _interaction(arrival: Arrival, value: bytes, event: codec.Event, grading: Gr
         side=grading.settings.split.side(group),
         group=group,
         import_id=event.import_id,
+        parts=tuple(parts),
+        messages=0 if said.transcript is None else said.transcript.count,
+        denied=() if said.rights is None else tuple(n for n in RIGHTS if getattr(said.rights, n) == "deny"),
+        grouped=grouped,
     )
     key = row_key(said.episode, said.interaction_id)
     return InteractionEvent(arrival, key, said.episode, said.interaction_id, captured, event.import_id)
@@ -203,7 +257,7 @@ def _interaction(arrival: Arrival, value: bytes, event: codec.Event, grading: Gr
 
 def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Grading) -> Understood:
     said = read_outcome(event.data)
-    if said.kind != "metric":
+    if said.kind not in ("metric", "rights"):
         return Refused(arrival, "not_yet_joined", f"$.kind: {said.kind} outcomes are not joined by this version")
     if said.interaction_id is None:
         target = "whole episodes" if said.episode_id is not None else "references"
@@ -212,6 +266,12 @@ def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Gradin
     if wrong is not None:
         return wrong
     episode_id = said.interaction_id if said.episode_id is None else said.episode_id
+    key = row_key(episode_id, said.interaction_id)
+    if said.kind == "rights":
+        right, observed_us = _right(said), to_micros(said.observed_at, "$.observed_at")
+        return RightsEvent(
+            arrival, key, episode_id, said.interaction_id, said.name, observed_us, right, event.import_id
+        )
     seen = Seen(
         outcome_id=said.outcome_id or "",
         name=said.name,
@@ -221,8 +281,13 @@ def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Gradin
         offset=arrival.offset,
         raw=value.decode(),
     )
-    key = row_key(episode_id, said.interaction_id)
     return OutcomeEvent(arrival, key, episode_id, said.interaction_id, said.op, seen, event.import_id)
+
+
+def _right(said: Outcome) -> Literal["allow", "deny"]:
+    if said.op != "set":
+        raise _BadValue("$.op: rights are not retracted; say allow or deny anew")
+    return "deny" if said.value == "deny" else "allow"  # read_outcome takes nothing else
 
 
 def _value(name: str, value: OutcomeValue, grading: Grading) -> OutcomeValue:

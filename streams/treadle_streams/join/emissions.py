@@ -6,6 +6,7 @@ The shell puts the CloudEvents envelope around them and decides nothing. A grade
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -17,12 +18,13 @@ from treadle_streams.join.arrivals import Refused
 from treadle_streams.join.grading import surviving
 from treadle_streams.join.state import Captured, RowState, json_bytes
 
-__all__ = ["Emission", "dead_letter", "graded", "graded_hash", "progress", "progress_hash"]
+__all__ = ["Emission", "dead_letter", "graded", "graded_hash", "graded_tail", "progress", "progress_hash"]
 
 MAX_DEAD_LETTER_BYTES: Final = 15 * 1024 * 1024
 """A record of 16 MiB with our headers around it would not fit the topic: its head is kept, and the offset says where the rest lies."""
 
-Stream = Literal["graded", "progress", "dead-letter"]
+Stream = Literal["graded", "part", "progress", "dead-letter"]
+"""`part` records go to the topic `.graded` too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,10 @@ class Emission:
     headers: list[tuple[str, bytes]] = field(default_factory=list)
 
 
-def graded_hash(captured: Captured, grade: Grade) -> str:
-    """Fingerprint of a graded row's content: interaction, grade, side of the split."""
+def graded_hash(captured: Captured, grade: Grade, tail: bytes = b"") -> str:
+    """Fingerprint of a graded row's content: interaction, grade, side of the split, and the `tail` (rights, erasure)."""
     digest = hashlib.sha256(_grade_bytes(grade))
-    digest.update(captured.side.encode() + b"\0")
+    digest.update(captured.side.encode() + b"\0" + tail)
     digest.update(captured.body)
     return digest.hexdigest()[:32]
 
@@ -48,8 +50,16 @@ def progress_hash(row: RowState, captured: Captured, grade: Grade) -> str:
     return hashlib.sha256(_progress_value(row, captured, grade, revision=0)).hexdigest()[:32]
 
 
-def graded(row: RowState, captured: Captured, grade: Grade, partition: int, graded_at: str) -> Emission:
-    """The row's present revision for `.graded`; the interaction's bytes are spliced in as they came."""
+def graded_tail(rights: Mapping[str, str], erased: bool) -> bytes:
+    """The fields of a graded row that only few rows have, as JSON behind its other fields."""
+    said = b',"rights":' + json_bytes(dict(sorted(rights.items()))) if rights else b""
+    return said + (b',"erased":true' if erased else b"")
+
+
+def graded(
+    row: RowState, captured: Captured, grade: Grade, partition: int, graded_at: str, tail: bytes = b""
+) -> Emission:
+    """The row's present revision for `.graded`; the interaction's bytes are spliced in as they came, the `tail` of `graded_tail` behind."""
     left = surviving(row)
     provenance = {
         "revision": row.revision,
@@ -77,6 +87,7 @@ def graded(row: RowState, captured: Captured, grade: Grade, partition: int, grad
             json_bytes(captured.group),
             b',"provenance":',
             json_bytes(provenance),
+            tail,
             b"}",
         )
     )

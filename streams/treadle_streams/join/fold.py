@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
 from treadle_schemas import codec
 from treadle_schemas.canonical import content_hash, loads
 
-from treadle_streams.join.arrivals import Arrival, InteractionEvent, OutcomeEvent, Refused
-from treadle_streams.join.emissions import Emission, graded, graded_hash, progress, progress_hash
+from treadle_streams.join.arrivals import Arrival, InteractionEvent, OutcomeEvent, Refused, RightsEvent, RowEvent
+from treadle_streams.join.contents import Availability
+from treadle_streams.join.emissions import Emission, graded, graded_hash, graded_tail, progress, progress_hash
 from treadle_streams.join.grading import Grading
 from treadle_streams.join.state import NEVER_MS, Captured, RowState, Seen
 
@@ -40,17 +42,19 @@ class FoldResult:
 
 @dataclass(slots=True)
 class Evaluated:
-    """What an evaluation has to say: records to write, and whether the row's own state moved on."""
+    """What an evaluation has to say: records to write, and what becomes a dead letter."""
 
     emissions: list[Emission]
-    changed: bool
+    refused: list[Refused]
 
 
-def fold(row: RowState | None, event: InteractionEvent | OutcomeEvent, workspace: str) -> FoldResult:
+def fold(row: RowState | None, event: RowEvent, workspace: str) -> FoldResult:
     """Take one event into its row. The row is changed in place; a new one is made where there was none."""
     row = row or RowState(event.episode_id, event.interaction_id)
     if isinstance(event, InteractionEvent):
         result = _interaction(row, event, workspace)
+    elif isinstance(event, RightsEvent):
+        result = _rights(row, event)
     elif event.op == "retract":
         result = _retract(row, event)
     else:
@@ -68,33 +72,47 @@ def evaluate(
     partition: int,
     graded_at: str,
     import_open: Callable[[str], bool],
+    workspace: str = "",
+    content: Availability = "whole",
 ) -> Evaluated:
     """Grade the row as of `clock_ms`, raise its revision where its content changed, and set when time changes it next.
 
     While an import that touched the row is not over, the row's time stands still: what was absent stays absent, nothing else goes absent.
+    While a part that it names is `missing` the row does not settle; when its time is up a dead letter `part_missing` says so, once.
     """
     row.imports = {import_id for import_id in row.imports if import_open(import_id)}
     captured = row.captured
     if captured is None:
         row.deadline_ms, row.parked = NEVER_MS, False
-        return Evaluated([], False)
+        return Evaluated([], [])
     if not row.imports:
         row.lapsed_ms = max(row.lapsed_ms, clock_ms)
     grade, next_ms = grading.grade(row, row.lapsed_ms)
+    refused: list[Refused] = []
+    row.waiting = content == "missing"
+    if row.waiting:
+        grade = msgspec.structs.replace(grade, settled=False)
+        patience_ms = grading.patience_ms(row)
+        if row.complained or row.lapsed_ms <= patience_ms:
+            next_ms = next_ms if row.complained else min(next_ms, patience_ms)
+        else:
+            row.complained = True
+            refused.append(_incomplete(row, captured, partition, workspace))
     row.settled = grade.settled
     row.parked = bool(row.imports) and next_ms < NEVER_MS
     row.deadline_ms = NEVER_MS if row.parked else next_ms
     emissions: list[Emission] = []
-    content = graded_hash(captured, grade)
-    if (grade.settled or row.revision) and content != row.graded_hash:
+    tail = graded_tail(_in_force(row, captured), content == "erased")
+    fingerprint = graded_hash(captured, grade, tail)
+    if (grade.settled or row.revision) and fingerprint != row.graded_hash:
         row.revision += 1
-        row.graded_hash = content
-        emissions.append(graded(row, captured, grade, partition, graded_at))
+        row.graded_hash = fingerprint
+        emissions.append(graded(row, captured, grade, partition, graded_at, tail))
     said = progress_hash(row, captured, grade)
     if said != row.progress_hash:
         row.progress_hash = said
         emissions.append(progress(row, captured, grade))
-    return Evaluated(emissions, bool(emissions))
+    return Evaluated(emissions, refused)
 
 
 def _interaction(row: RowState, event: InteractionEvent, workspace: str) -> FoldResult:
@@ -180,6 +198,37 @@ def _retract(row: RowState, event: OutcomeEvent) -> FoldResult:
     row.retracted_ids.add((name, outcome_id))
     row.outcome_bytes += size
     return FoldResult(row, True, [])
+
+
+def _rights(row: RowState, event: RightsEvent) -> FoldResult:
+    """The later word counts; of two at one time, deny."""
+    known, said = row.rights.get(event.right), (event.observed_us, event.value)
+    if known is not None and known >= said:  # "deny" > "allow"
+        return FoldResult(row, False, [])
+    row.rights[event.right] = said
+    return FoldResult(row, True, [])
+
+
+def _in_force(row: RowState, captured: Captured) -> dict[str, str]:
+    """What is denied of a row: its interaction says how it begins, later words change it."""
+    said = dict.fromkeys(captured.denied, "deny") | {name: value for name, (_, value) in row.rights.items()}
+    return {name: value for name, value in said.items() if value == "deny"}
+
+
+def _incomplete(row: RowState, captured: Captured, partition: int, workspace: str) -> Refused:
+    arrival = Arrival(
+        "interactions",
+        partition,
+        captured.offset,
+        captured.append_ms,
+        row.episode_id.encode(),
+        captured.body,
+        _known_headers(codec.INTERACTION, workspace, captured.import_id),
+    )
+    detail = (
+        f"its time is up and not all of its parts are there ({', '.join(captured.parts[:3])}); the row stays pending"
+    )
+    return Refused(arrival, "part_missing", detail)
 
 
 def _too_many_retracts(arrival: Arrival) -> Refused:

@@ -52,6 +52,12 @@ class Grading:
             for name, horizon in self._horizon_ms.items()
         }
 
+    def patience_ms(self, row: RowState) -> int:
+        """The clock after which a row should have settled, whatever was observed: how long it waits for a part without a word."""
+        times = self.times_up(row)
+        wanted = [times[m.name] for m in self.metrics if m.required] or list(times.values())
+        return max(wanted, default=row.append_ms + self._grace_ms)
+
     def grade(self, row: RowState, clock_ms: int) -> tuple[Grade, int]:
         """The grade of a captured row when its time has run to `clock_ms`, and the clock after which time alone changes it."""
         by_name: dict[str, list[Seen]] = {}

@@ -29,7 +29,8 @@ class Meta:
     clock_ms: int = 0
     imports: dict[str, ImportState] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    """captured, settled, orphans are gauges over kept rows; graded, corrections, duplicates, clock_ahead and the rest only grow."""
+    """captured, settled, orphans, waiting (for a part) are gauges over kept rows;
+    graded, corrections, duplicates, clock_ahead and the rest only grow."""
     dead_letters: dict[str, int] = field(default_factory=dict)
     """By reason."""
 

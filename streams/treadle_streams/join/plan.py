@@ -11,16 +11,31 @@ splits by its own first messages; taking those of its episode's first step comes
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from treadle_streams.join.arrivals import Arrival, InteractionEvent, MarkerEvent, OutcomeEvent, Refused, understand
+from treadle_schemas.canonical import loads
+from treadle_schemas.parts import resolve
+from treadle_schemas.split import split_group
+
+from treadle_streams.join.arrivals import (
+    Arrival,
+    InteractionEvent,
+    MarkerEvent,
+    OutcomeEvent,
+    PartsEvent,
+    Refused,
+    RightsEvent,
+    RowEvent,
+    understand,
+)
 from treadle_streams.join.clock import ImportState, advanced
+from treadle_streams.join.contents import Availability, Contents
 from treadle_streams.join.emissions import Emission, dead_letter
 from treadle_streams.join.fold import evaluate, fold
 from treadle_streams.join.grading import Grading
 from treadle_streams.join.meta import Meta
-from treadle_streams.join.state import RowState, decode, encode, index_keys, parked_prefix
+from treadle_streams.join.state import Captured, RowState, decode, encode, index_keys, parked_prefix
 
 __all__ = ["Plan", "StateReader", "plan"]
 
@@ -42,7 +57,7 @@ class StateReader(Protocol):
         ...
 
     def parked(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(index key, row key) of the rows parked under an index prefix."""
+        """(index key, key of a row or part) of what an index prefix stands for: rows parked by an import, dependents of a part."""
         ...
 
 
@@ -53,7 +68,7 @@ class Plan:
     partition: int
     meta: Meta
     puts: dict[bytes, bytes] = field(default_factory=dict)
-    """Rows to write, to the changelog and then locally with their index keys."""
+    """Rows and parts to write, to the changelog and then locally with their index keys."""
     drop_index: list[bytes] = field(default_factory=list)
     """Local index keys to delete; the changelog knows none."""
     outputs: list[Emission] = field(default_factory=list)
@@ -89,6 +104,7 @@ def plan(
     batch.evaluate_touched()
     batch.fire_timers()
     batch.release_imports()
+    batch.contents.write()
     out = batch.out
     out.empty = not (out.puts or out.drop_index or out.outputs) and m.offsets == known
     return out
@@ -112,6 +128,8 @@ class _Batch:
         self._grading = grading
         self._graded_at = graded_at
         self._rows: dict[bytes, _Entry] = {}
+        self.contents = Contents(reader, self.out.puts)
+        self._emitted_bytes = 0
 
     def take(self, arrivals: Iterable[Arrival]) -> None:
         """Fold everything that arrived into rows, import states and dead letters."""
@@ -122,7 +140,7 @@ class _Batch:
             self.meta.offsets[arrival.kind] = arrival.offset + 1
             self.meta.appended[arrival.kind] = max(self.meta.appended.get(arrival.kind, 0), arrival.append_ms)
             events.append(understand(arrival, self._grading))
-        self._load([e.key for e in events if isinstance(e, InteractionEvent | OutcomeEvent)])
+        self._load([e.key for e in events if isinstance(e, InteractionEvent | OutcomeEvent | RightsEvent)])
         for event in events:
             match event:
                 case Refused():
@@ -131,8 +149,12 @@ class _Batch:
                     self._import(event.marker.import_id).see(
                         event.arrival.kind, event.arrival.append_ms, event.marker.phase
                     )
+                case PartsEvent():
+                    self._parts(event)
                 case _:
                     self._fold(event)
+        self._touch(self.contents.spread())
+        self.out.outputs += self.contents.emissions
 
     def evaluate_touched(self) -> None:
         """Grade what this batch changed."""
@@ -166,7 +188,7 @@ class _Batch:
         return True
 
     def _evaluate_found(self, chunk: list[tuple[bytes, bytes]]) -> int:
-        size = 0
+        size, emitted = 0, self._emitted_bytes
         self._load([key for _, key in chunk])
         for index_key, key in chunk:
             entry = self._rows[key]
@@ -180,7 +202,7 @@ class _Batch:
                 self._evaluate(key, entry)
             if not entry.touched:
                 del self._rows[key]
-        return size
+        return size + self._emitted_bytes - emitted
 
     def _load(self, keys: list[bytes]) -> None:
         missing = [key for key in dict.fromkeys(keys) if key not in self._rows]
@@ -189,10 +211,54 @@ class _Batch:
                 row = None if data is None else decode(data)
                 self._rows[key] = _Entry(row, data, _gauges(row))
 
-    def _fold(self, event: InteractionEvent | OutcomeEvent) -> None:
+    def _parts(self, event: PartsEvent) -> None:
         if event.import_id is not None:
             self._import(event.import_id).see(event.arrival.kind, event.arrival.append_ms)
-        observed_us = event.captured.ended_us if isinstance(event, InteractionEvent) else event.seen.observed_us
+        if self.contents.add(event.episode_id, event.parts):
+            self.meta.count("parts")
+        else:
+            self.meta.count("duplicates")
+
+    def _touch(self, keys: list[bytes]) -> None:
+        """Rows that a part has made whole, or was erased under, are graded with this batch."""
+        self._load(keys)
+        for key in keys:
+            entry = self._rows[key]
+            # an index key may be left over from before the row named other parts; then grading it again says nothing new
+            entry.touched = entry.touched or entry.row is not None
+
+    def _content(self, row: RowState) -> Availability:
+        """Is all there that the row names? Where the parts decide its split group, that is found here."""
+        captured = row.captured
+        if captured is None or not captured.parts:
+            return "whole"
+        found = self.contents.availability(row.episode_id, captured.parts, captured.messages)
+        if not captured.grouped:
+            group = captured.parts[0]
+            if found == "whole":
+                group = captured.group if captured.group != group else self._group(row.episode_id, captured)
+            if group != captured.group:
+                row.captured = replace(captured, group=group, side=self._grading.settings.split.side(group))
+        return found
+
+    def _group(self, episode_id: str, captured: Captured) -> str:
+        """The split group of a row without task, from its messages."""
+        interaction = loads(captured.body)
+        if captured.messages and not interaction["messages"]:
+            return self.contents.group(episode_id, captured.parts[0])
+        whole = resolve(interaction, lambda name: self.contents.part(episode_id, name))
+        return split_group(None, whole["messages"])
+
+    def _fold(self, event: RowEvent) -> None:
+        if event.import_id is not None:
+            self._import(event.import_id).see(event.arrival.kind, event.arrival.append_ms)
+        match event:
+            case InteractionEvent():
+                observed_us = event.captured.ended_us
+            case OutcomeEvent():
+                observed_us = event.seen.observed_us
+            case RightsEvent():
+                observed_us = event.observed_us
         self.meta.count("clock_ahead", int(observed_us > event.arrival.append_ms * 1000 + 999))
         entry = self._rows[event.key]
         result = fold(entry.row, event, self._grading.settings.workspace)
@@ -206,6 +272,7 @@ class _Batch:
     def _evaluate(self, key: bytes, entry: _Entry) -> None:
         row = entry.row
         assert row is not None
+        content = self._content(row)
         done = evaluate(
             row,
             self._grading,
@@ -213,12 +280,20 @@ class _Batch:
             partition=self.out.partition,
             graded_at=self._graded_at,
             import_open=self._import_open,
+            workspace=self._grading.settings.workspace,
+            content=content,
         )
+        for refused in done.refused:
+            self._refuse(refused)
         for emission in done.emissions:
-            self.out.outputs.append(emission)
             if emission.stream == "graded":
+                if content == "whole" and row.captured is not None:
+                    parts = self.contents.emit(row.episode_id, row.captured.parts)
+                    self._emitted_bytes += sum(len(part.value or b"") for part in parts)
+                    self.out.outputs += parts
                 self.meta.count("graded")
                 self.meta.count("corrections", int(row.revision > 1))
+            self.out.outputs.append(emission)
         for name, now in _gauges(row).items():
             self.meta.count(name, now - entry.gauges[name])
         value = encode(row)
@@ -247,4 +322,5 @@ def _gauges(row: RowState | None) -> dict[str, int]:
         "captured": int(captured),
         "settled": int(captured and row is not None and row.settled),
         "orphans": int(row is not None and not captured),
+        "waiting": int(row is not None and row.waiting),
     }

@@ -5,8 +5,9 @@
 The body is the interaction exactly as it came, so an outcome rewrites the header only and copies the body. Local index keys (timers, rows
 parked by an import) are derived from these bytes alone, so the changelog need not carry them: `index_keys`.
 
-Row keys are `r`, the length of the episode id in two bytes, the episode id, the interaction id: injective for any ids. Other first
-bytes are free: `\\0m` is the partition's META, `\\0t` and `\\0i` are index keys.
+Row keys are `r`, the length of the episode id in two bytes, the episode id, the interaction id: injective for any ids. Parts have two
+records, `n` (what is known of it, rewritten) and `c` (its content, written once) with the episode id and its hash. Other first bytes are
+free: `\\0m` is the partition's META, `\\0t`, `\\0i` and `\\0d` (what depends on a part) are index keys.
 """
 
 from __future__ import annotations
@@ -15,29 +16,42 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import msgspec
 import orjson
 from treadle_schemas.canonical import loads
 from treadle_schemas.errors import FieldError
 from treadle_schemas.events import OutcomeValue
+from treadle_schemas.parts import HASH_DIGITS
 from treadle_schemas.split import Side
 
 from treadle_streams.join.errors import StateError
 
 __all__ = [
+    "ERASED",
     "META_KEY",
     "NEVER_MS",
     "PARKED_PREFIX",
+    "TAINTED",
     "TIMER_PREFIX",
+    "WAITING",
+    "WHOLE",
     "Captured",
+    "Node",
     "RowState",
     "Seen",
+    "content_key",
     "decode",
+    "decode_node",
+    "dependents_prefix",
     "encode",
+    "encode_node",
     "index_keys",
+    "is_part_key",
     "json_bytes",
     "parked_prefix",
+    "part_key",
     "row_key",
     "timer_bound",
 ]
@@ -51,6 +65,11 @@ _ROW: Final = b"r"
 _FIXED = struct.Struct(">cQI")
 _DEADLINE = struct.Struct(">Q")
 _PLAIN, _PARKED, _ORPHAN = b"R", b"P", b"O"
+# the same of rows that name parts: only their headers are read for index keys
+_PLAIN_PARTS, _PARKED_PARTS = b"r", b"p"
+_PART_KEYS: Final = b"n"
+_CONTENT_KEYS: Final = b"c"
+DEPENDENT_PREFIX: Final = b"\0d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,15 @@ class Captured:
     side: Side
     group: str
     import_id: str | None = None
+    parts: tuple[str, ...] = ()
+    """The parts of the episode that it names, the head of its transcript first."""
+    messages: int = 0
+    """Messages that its transcript has; 0: it names none."""
+    denied: tuple[str, ...] = ()
+    """The rights that the interaction itself denies."""
+    grouped: bool = True
+    """Was `group` known at once? Without task_id it is that of messages which may have to be put together from parts first: until then,
+    and when one of them is erased, the name of its first part stands in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +140,12 @@ class RowState:
     """Fingerprint of the content of the last record on `.graded`."""
     progress_hash: str = ""
     """Fingerprint of the last record on `.progress`."""
+    rights: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """By right, what was said of it last: observed time (microseconds), allow or deny."""
+    complained: bool = False
+    """A dead letter says that its time was up while a part was missing."""
+    waiting: bool = False
+    """As of the last evaluation: a part that it names is not there."""
     settled: bool = False
     """As of the last evaluation."""
     parked: bool = False
@@ -162,6 +196,10 @@ def encode(row: RowState) -> bytes:
                 c.side,
                 c.group,
                 c.import_id,
+                c.parts,
+                c.messages,
+                c.denied,
+                c.grouped,
             ],
             [
                 [o.outcome_id, o.name, o.value, o.observed_us, o.append_ms, o.offset, o.raw]
@@ -176,9 +214,14 @@ def encode(row: RowState) -> bytes:
             row.graded_hash,
             row.progress_hash,
             row.settled,
+            row.rights,
+            row.complained,
+            row.waiting,
         ]
     )
     kind = _ORPHAN if c is None else _PARKED if row.parked else _PLAIN
+    if c is not None and c.parts:
+        kind = kind.lower()
     fixed = _FIXED.pack(kind, min(row.deadline_ms, NEVER_MS), len(header))
     return b"".join((fixed, header, b"" if c is None else c.body))
 
@@ -189,11 +232,14 @@ def decode(data: bytes) -> RowState:
         kind, deadline_ms, length = _FIXED.unpack_from(data)
         start = _FIXED.size
         h = loads(data[start : start + length])
-        if h[0] != 1 or kind not in (_PLAIN, _PARKED, _ORPHAN):
+        if h[0] != 1 or kind not in (_PLAIN, _PARKED, _ORPHAN, _PLAIN_PARTS, _PARKED_PARTS):
             raise StateError(f"join state of layout {h[0]!r}, type {kind!r}: this treadle reads layout 1")
         captured = None
         if h[4] is not None:
-            captured = Captured(data[start + length :], *h[4])
+            said = list(h[4])
+            if len(said) > 11:  # fewer were written by 0.1
+                said[11], said[13] = tuple(said[11]), tuple(said[13])
+            captured = Captured(data[start + length :], *said)
         return RowState(
             episode_id=h[1],
             interaction_id=h[2],
@@ -209,7 +255,10 @@ def decode(data: bytes) -> RowState:
             graded_hash=h[12],
             progress_hash=h[13],
             settled=h[14],
-            parked=kind == _PARKED,
+            rights={name: (at, said) for name, (at, said) in h[15].items()} if len(h) > 15 else {},
+            complained=len(h) > 16 and h[16],
+            waiting=len(h) > 17 and h[17],
+            parked=kind in (_PARKED, _PARKED_PARTS),
             deadline_ms=deadline_ms,
         )
     except (struct.error, FieldError, IndexError, TypeError, KeyError) as err:
@@ -217,15 +266,97 @@ def decode(data: bytes) -> RowState:
 
 
 def index_keys(key: bytes, value: bytes) -> list[bytes]:
-    """The local index keys of a record: its timer, or the imports that parked it. None for META and for a row that only waits."""
+    """The local index keys of a record: its timer, or the imports that parked it, and the parts that it depends on.
+
+    None for META, for the content of a part and for a row that only waits.
+    """
+    if key.startswith(_PART_KEYS):
+        return [dependents_prefix(need) + key for need in decode_node(value).needs(key)]
     if not key.startswith(_ROW):
         return []
-    if value[:1] == _PARKED:
-        _, _, length = _FIXED.unpack_from(value)
-        header = loads(value[_FIXED.size : _FIXED.size + length])
-        return [parked_prefix(import_id) + key for import_id in header[9]]
+    kind = value[:1]
+    if kind in (_PLAIN, _ORPHAN):
+        return _timer_keys(key, value)
+    _, _, length = _FIXED.unpack_from(value)
+    header = loads(value[_FIXED.size : _FIXED.size + length])
+    keys = (
+        _timer_keys(key, value) if kind == _PLAIN_PARTS else [parked_prefix(import_id) + key for import_id in header[9]]
+    )
+    if kind in (_PLAIN_PARTS, _PARKED_PARTS):
+        keys += [dependents_prefix(part_key(header[1], name)) + key for name in dict.fromkeys(header[4][11])]
+    return keys
+
+
+def _timer_keys(key: bytes, value: bytes) -> list[bytes]:
     deadline = value[1:9]
     return [] if _DEADLINE.unpack(deadline)[0] >= NEVER_MS else [TIMER_PREFIX + deadline + key]
+
+
+class Node(msgspec.Struct, array_like=True):
+    """What is known of a part, without its content."""
+
+    state: int
+    """WAITING for a part that it needs, WHOLE, TAINTED (a part that it needs was erased) or ERASED."""
+    kind: Literal["message", "value", "erased"]
+    prev: bytes | None = None
+    claims: dict[str, str] = {}
+    count: int = 0
+    """Of a whole message: messages up to and with it."""
+    assistant: bool = False
+    """Did the model say it?"""
+    emitted: bool = False
+    """Is it on `.graded`, with all that it needs?"""
+    group: bytes | None = None
+    """Of a whole message with an assistant turn up to it: the split group of its transcript."""
+
+    def needs(self, key: bytes) -> list[bytes]:
+        """The keys of the parts that it needs, itself having `key`."""
+        stem = key[:-_HASH_BYTES]
+        before = [] if self.prev is None else [stem + self.prev]
+        return before + [stem + bytes.fromhex(name) for name in self.claims.values()]
+
+
+WAITING, WHOLE, TAINTED, ERASED = range(4)
+_HASH_BYTES = HASH_DIGITS // 2
+_NODE_ENCODER = msgspec.msgpack.Encoder()
+_NODE_DECODER = msgspec.msgpack.Decoder(Node)
+_NODE = b"N\1"
+
+
+def part_key(episode_id: str, name: str) -> bytes:
+    """The key of what is known of a part."""
+    episode = episode_id.encode()
+    return b"".join((_PART_KEYS, len(episode).to_bytes(2), episode, bytes.fromhex(name)))
+
+
+def content_key(key: bytes) -> bytes:
+    """The key of a part's content, from its `part_key`."""
+    return _CONTENT_KEYS + key[1:]
+
+
+def is_part_key(key: bytes) -> bool:
+    """Does the key stand for what is known of a part?"""
+    return key.startswith(_PART_KEYS)
+
+
+def encode_node(node: Node) -> bytes:
+    """The bytes of a node."""
+    return _NODE + _NODE_ENCODER.encode(node)
+
+
+def decode_node(data: bytes) -> Node:
+    """The node of `encode_node`. Raises StateError for other bytes."""
+    if not data.startswith(_NODE):
+        raise StateError(f"{data[:40]!r} is no part of the join")
+    try:
+        return _NODE_DECODER.decode(data[len(_NODE) :])
+    except msgspec.DecodeError as err:
+        raise StateError(f"{data[:40]!r} is no part of the join: {err}") from err
+
+
+def dependents_prefix(key: bytes) -> bytes:
+    """What the index keys of rows and parts that need a part begin with; their own key follows."""
+    return DEPENDENT_PREFIX + hashlib.sha256(key).digest()[:16]
 
 
 def parked_prefix(import_id: str) -> bytes:

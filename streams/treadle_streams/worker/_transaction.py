@@ -38,6 +38,7 @@ __all__ = ["Membership", "Transactions"]
 
 _TYPES: Final[Mapping[str, str]] = {
     "graded": codec.GRADED,
+    "part": codec.PART,
     "progress": codec.PROGRESS,
     "dead-letter": codec.DEAD_LETTER,
 }
@@ -69,7 +70,11 @@ class Transactions:
         """Raises TransactionFailed when the producer cannot be initialised."""
         self._settings = settings
         self._faults = faults
-        self._topics = {kind: topics.topic(settings.workspace, kind) for kind in (*_TYPES, *INPUTS)}
+        outputs = {stream: "graded" if stream == "part" else stream for stream in _TYPES}
+        self._topics = {
+            name: topics.topic(settings.workspace, kind)
+            for name, kind in (outputs | {kind: kind for kind in INPUTS}).items()
+        }
         self._error: KafkaError | None = None
         self._last: dict[int, int] = {}
         self._disconnected = False
