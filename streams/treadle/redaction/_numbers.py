@@ -16,6 +16,7 @@ from treadle.redaction._finding import Finding
 
 _RUN: Final = re.compile(r"[0-9][0-9 ().\-/\u00a0\u2011]{5,34}[0-9]")
 """A run of digits with what people put between them. It begins at a digit: `re` is fast at skipping to one of a small set."""
+_DIGIT: Final = re.compile(r"[0-9]")
 _TWO_DIGITS: Final = re.compile(r"[0-9][0-9LMNP-V]")
 _DOTTED: Final = re.compile(r"[0-9]\.[0-9]{1,3}\.")
 _LETTERED: Final = re.compile(
@@ -27,7 +28,7 @@ _LETTERED: Final = re.compile(
     r"|(?P<pan>[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z])"
     r")(?![A-Za-z0-9])"
 )
-_IPV6: Final = re.compile(r"(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{1,4}:{1,2}){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:])")
+_IPV6: Final = re.compile(r"(?<![0-9A-Za-z:.])(?:[0-9A-Fa-f]{1,4}:{1,2}){1,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:])")
 _IPV4: Final = re.compile(r"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9]|\.[0-9])")
 
 _CARD_SHAPE: Final = re.compile(
@@ -59,6 +60,7 @@ _NOT_A_PHONE: Final = re.compile(
     r"(?i)(?:order|invoice|ticket|tracking|isbn|issn|sku|ref(?:erence)?|serial|part|model|version|build|case|booking|confirmation|doi[:/]|po)"
     r"\b[ #:no.]{0,8}$|[#$€£]$"
 )
+_IMEI_WORDS: Final = re.compile(r"(?i)\b(?:imei|iccid|serial)[^\n]{0,12}$")
 _VERSION_WORDS: Final = re.compile(
     r"(?i)(?:\bv|version|release|build|ver|section|chapter|§|oid|firmware|driver)[ .:=]{0,3}$"
 )
@@ -147,6 +149,8 @@ class Numbers:
                     continue
                 if address.is_loopback or address.is_unspecified or address.is_multicast or found[0].startswith("255."):
                     continue
+                if pattern is _IPV6 and (len(found[0].partition(":")[0]) < 3 or not _DIGIT.search(found[0])):
+                    continue  # a::b is an operator, bad::cafe a name of a program
                 if pattern is _IPV4 and _VERSION_WORDS.search(text[max(0, found.start() - 12) : found.start()]):
                     continue
                 yield Finding(found.start(), found.end(), "ip")
@@ -179,7 +183,8 @@ class Numbers:
             return None
         bare = value[0] not in "+("
         if "card" in self._wanted and bare and _is_card(value, digits):
-            return "card"
+            # an IMEI has Luhn's digit too
+            return None if _IMEI_WORDS.search(text[max(0, start - 24) : start]) else "card"
         if len(set(digits)) < 3:
             return None
         before = text[max(0, start - 40) : start]
@@ -260,12 +265,15 @@ def _is_national_id(value: str, digits: str, before: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _validator(module: str) -> Callable[[str], bool]:
-    check: Callable[[str], bool] = importlib.import_module(f"stdnum.{module}").is_valid
+def _validator(module: str) -> Callable[..., bool]:
+    check: Callable[..., bool] = importlib.import_module(f"stdnum.{module}").is_valid
     return check
 
 
 def _valid(module: str, value: str) -> bool:
+    if module == "iban":
+        # the account's own check digits differ from bank to bank; mod 97, length and form are enough
+        return _validator(module)(value, check_country=False)
     return _validator(module)(value)
 
 
@@ -277,6 +285,8 @@ def _phone(value: str, region: str | None) -> bool:
     if _phonenumbers is None:
         _phonenumbers = importlib.import_module("phonenumbers")
     try:
-        return bool(_phonenumbers.is_valid_number(_phonenumbers.parse(value, region)))
+        number = _phonenumbers.parse(value, region)
+        # after a + the country is certain, and a length that exists there is enough: numbers reserved for fiction are none otherwise
+        return bool((_phonenumbers.is_possible_number if region is None else _phonenumbers.is_valid_number)(number))
     except _phonenumbers.NumberParseException:
         return False

@@ -90,7 +90,7 @@ _BASIC: Final = re.compile(r"(?i:basic) {1,2}([A-Za-z0-9+/]{8,}={0,2})(?![A-Za-z
 _ASSIGNED: Final = re.compile(
     # the rest of the name, the sign between, and a value: quoted (quotes of JSON in JSON carry backslashes) or one word
     r"(?P<rest>[A-Za-z0-9_-]{0,40})(?P<close>\\*[\"'`]|\*\*)?\]?[ \t]{0,4}"
-    r"(?P<sign>=>|:=|={1,3}|:|\bis(?: now| still|:)?(?= )|\bwas(?= ))[ \t]{0,4}"
+    r"(?P<sign>=>|:=|={1,3}|:|\bis(?: now| still|:)?(?= )|\bwas(?= )|)[ \t]{0,4}"
     r"(?:(?P<escape>\\*)(?P<quote>[\"'`])(?P<quoted>(?:(?!(?P=escape)(?P=quote))[^\n\r]){1,400})(?P=escape)(?P=quote)"
     r"|(?P<bare>[^\s\"'`,;<>\\]{1,400}))"
 )
@@ -135,7 +135,9 @@ def _telegram(text: str, start: int) -> Finding | None:
     while begin > 0 and start - begin < 11 and text[begin - 1].isdigit():
         begin -= 1
     found = _TELEGRAM.match(text, begin)
-    return None if found is None or not _outside(text, begin) else Finding(begin, found.end(), "api_key")
+    # in the address of the bot API it follows the word bot
+    apart = _outside(text, begin) or text.endswith("bot", 0, begin)
+    return Finding(begin, found.end(), "api_key") if found is not None and apart else None
 
 
 def _jwt(text: str, start: int) -> Finding | None:
@@ -196,10 +198,21 @@ def _assigned(literal: str, *, password: bool) -> Detector:
         ):
             return None
         if quoted is None:
-            value = value.rstrip(".)]}?!")
+            value = value.rstrip(".)]}")
         group = "quoted" if quoted is not None else "bare"
         begin = found.start(group)
         if _worthless(value) or PLACEHOLDER.match(value):
+            return None
+        if not sign:
+            # nothing but a blank between: only what can hardly be a word
+            apart = text[found.end("close" if found["close"] else "rest")] in " \t"
+            likely = (
+                (password and len(value) >= 6 and _mixed(value))
+                if quoted is not None
+                else (len(value) >= 20 and keyish(value))
+            )
+            return Finding(begin, begin + len(value), "secret") if apart and likely else None
+        if literal in _SHORT_WORDS and (found["rest"] or name_before or sign.startswith(("is", "was"))):
             return None
         if not password:
             ok = keyish(value)
@@ -305,7 +318,9 @@ def secret_under(key: str, value: str) -> bool:
     return len(value) >= 3 and value.lower() not in _STOP and not _is_template(value)
 
 
-_PASSWORDS: Final = ("password", "passwd", "passphrase", "passcode", "pwd", "secret")
+_SHORT_WORDS: Final = ("pass", "pw")
+"""Words that stand for a password only alone and right before a sign."""
+_PASSWORDS: Final = ("password", "passwd", "passphrase", "passcode", "pwd", "secret", *_SHORT_WORDS)
 _TOKENS: Final = (
     "token", "api_key", "api-key", "apikey", "api key", "access_key", "access-key", "accesskey", "access key", "private_key", "secret_key",
     "secretkey", "signing_key", "encryption_key", "authorization", "x-api-key", "credential", "client_id_secret", "sessionid", "session_id",
