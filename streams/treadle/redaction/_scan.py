@@ -18,6 +18,7 @@ from treadle.redaction._secrets import DETECTORS, SENSITIVE_KEYS, Detector
 
 # JSON text may hide an ASCII letter as an escape, and a URL its slashes
 _ESCAPES: Final = (*(f"\\u00{digit}" for digit in "234567"), "\\/")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _WINDOW: Final = 2048
 _OVERLAP: Final = 256
 """Own patterns see windows of the text, so that a slow one costs no more than a bounded time for each character."""
@@ -69,7 +70,7 @@ class Scanner:
         """Whether `text` may hold something; false is certain. Texts joined by newlines may be asked about together."""
         if self._patterns or self._names is not None:
             return True
-        if self._automaton is not None and self._automaton.find_matches_as_indexes(_lowered(text)):
+        if self._automaton is not None and _matches(self._automaton, text, False):
             return True
         return self._numbers is not None and self._numbers.may_hold(text)
 
@@ -85,7 +86,7 @@ class Scanner:
 
     def _all(self, text: str) -> Iterator[Finding]:
         if self._automaton is not None:
-            for number, start, _ in self._automaton.find_matches_as_indexes(_lowered(text), overlapping=True):
+            for number, start, _ in _matches(self._automaton, text, True):
                 detector = self._detectors[number]
                 if detector is not None and (finding := detector(text, start)) is not None:
                     yield finding
@@ -106,6 +107,15 @@ class Scanner:
                         yield Finding(match.start(), match.end(), name)
                 if time.monotonic() > deadline:
                     raise PatternTooSlow(f"pii pattern {name} took more than {_PATTERNS_BUDGET_S:g} s over one text")
+
+
+def _matches(automaton: ahocorasick_rs.AhoCorasick, text: str, overlapping: bool) -> list[tuple[int, int, int]]:
+    lower = _lowered(text)
+    try:
+        return automaton.find_matches_as_indexes(lower, overlapping=overlapping)
+    except UnicodeEncodeError:
+        # a lone surrogate has no UTF-8; another character in its place keeps every other where it is
+        return automaton.find_matches_as_indexes(_SURROGATE.sub("\ufffd", lower), overlapping=overlapping)
 
 
 def _lowered(text: str) -> str:
