@@ -7,7 +7,7 @@ import sqlite3
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from treadle_schemas.canonical import canonical_json, loads
+from treadle_schemas.canonical import canonical_json, dumps, loads
 from treadle_schemas.errors import FieldError, shown
 from treadle_schemas.moments import to_micros
 
@@ -15,6 +15,10 @@ from treadle_streams.importing.formats._items import Call, Item, Remember, Score
 
 __all__ = ["Index", "Place"]
 
+MAX_KNOWN_TRACES: Final = 10_000
+"""Traces whose last call is kept in memory."""
+MAX_LAST_CALLS: Final = 50
+"""Calls at the end of a trace among which one of the main slot is looked for."""
 MAX_ANCESTORS: Final = 1000
 """Spans above a call that are looked at. A damaged export may hold a loop."""
 # every span of a trace may say a part of what is known of it
@@ -40,13 +44,15 @@ class Index:
     """Spans and traces by id, in a temporary SQLite file that is gone with the object."""
 
     def __init__(self) -> None:
+        self._last: dict[str, str | None] = {}
         self._database = sqlite3.connect("")  # an empty name is a temporary file, kept in memory while small
         self._database.executescript(
             """
             CREATE TABLE span (
-                id TEXT PRIMARY KEY, trace TEXT, parent TEXT, name TEXT, kind TEXT, ended INTEGER, session TEXT, subject TEXT
+                id TEXT PRIMARY KEY, trace TEXT, parent TEXT, name TEXT, kind TEXT, ended INTEGER, session TEXT, subject TEXT,
+                failed INTEGER
             );
-            CREATE INDEX by_trace ON span (trace, kind, ended);
+            CREATE INDEX by_trace ON span (trace, kind, failed, ended);
             CREATE INDEX by_parent ON span (parent);
             CREATE TABLE trace (id TEXT PRIMARY KEY, name TEXT, session TEXT, subject TEXT, tags BLOB);
             CREATE TABLE memory (key TEXT PRIMARY KEY, value BLOB, twice INTEGER DEFAULT 0);
@@ -59,15 +65,26 @@ class Index:
             case Span():
                 kind = "call" if isinstance(item, Call) else "agent" if item.agent else "other"
                 ended = to_micros(item.ended_at, "$") if item.ended_at else 0
-                row = (item.id, item.trace_id, item.parent_id, item.name, kind, ended, item.session, item.subject)
-                self._database.execute("INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+                failed = isinstance(item, Call) and item.failed
+                row = (
+                    item.id,
+                    item.trace_id,
+                    item.parent_id,
+                    item.name,
+                    kind,
+                    ended,
+                    item.session,
+                    item.subject,
+                    failed,
+                )
+                self._database.execute("INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             case Trace():
                 row_ = (item.id, item.name, item.session, item.subject, canonical_json(item.tags))
                 self._database.execute(_UPSERT, row_)
             case Remember():
                 self._database.execute(
                     "INSERT INTO memory (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET twice = twice OR value != ?2",
-                    (item.key, canonical_json(item.value)),
+                    (item.key, dumps(item.value)),
                 )
             case _:
                 pass
@@ -88,7 +105,7 @@ class Index:
         trace = self._database.execute(
             "SELECT name, session, subject, tags FROM trace WHERE id = ?", (call.trace_id,)
         ).fetchone()
-        above = self._above(call)
+        above = self._above(call.id, call.parent_id)
         session = (
             call.session
             or (trace[1] if trace else None)
@@ -128,26 +145,35 @@ class Index:
         return {"episode_id": score.session or ""}
 
     def last_of(self, trace: str) -> str | None:
-        """The call of a trace that ended last: the one that gave its answer."""
-        found = self._database.execute(
-            "SELECT id FROM span WHERE trace = ? AND kind = 'call' ORDER BY ended DESC, id DESC LIMIT 1", (trace,)
-        ).fetchone()
-        return found[0] if found else None
+        """The call of a trace that gave its answer: the last that did not fail, of the main slot where there is one."""
+        if trace not in self._last:
+            if len(self._last) >= MAX_KNOWN_TRACES:
+                self._last.clear()
+            rows = self._database.execute(
+                "SELECT id, parent FROM span WHERE trace = ? AND kind = 'call' ORDER BY failed, ended DESC, id DESC LIMIT ?",
+                (trace, MAX_LAST_CALLS),
+            ).fetchall()
+            main = (name for name, parent in rows if self._is_main(name, parent))
+            self._last[trace] = next(main, rows[0][0] if rows else None)
+        return self._last[trace]
+
+    def _is_main(self, span: str, parent: str | None) -> bool:
+        return len({above.name for above in self._above(span, parent) if above.agent and above.name}) < 2
 
     def _last_below(self, span: str) -> str | None:
         found = self._database.execute(
             """
             WITH RECURSIVE below (id) AS (SELECT ?1 UNION SELECT span.id FROM span JOIN below ON span.parent = below.id)
-            SELECT id FROM span WHERE kind = 'call' AND id IN below ORDER BY ended DESC, id DESC LIMIT 1
+            SELECT id FROM span WHERE kind = 'call' AND id IN below ORDER BY failed, ended DESC, id DESC LIMIT 1
             """,
             (span,),
         ).fetchone()
         return found[0] if found else None
 
-    def _above(self, call: Call) -> list[Span]:
-        """The spans above a call, the nearest first."""
+    def _above(self, span: str, parent: str | None) -> list[Span]:
+        """The spans above a span with that parent, the nearest first."""
         found: list[Span] = []
-        parent, seen = call.parent_id, {call.id}
+        seen = {span}
         while parent is not None and parent not in seen and len(found) < MAX_ANCESTORS:
             seen.add(parent)
             row = self._database.execute(

@@ -36,6 +36,11 @@ class Call(Span):
     fields: dict[str, Any] = field(default_factory=dict)
     """More fields of the interaction, as they are: model, tools, usage, error..."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        return self.fields.get("status") == "error"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:

@@ -34,7 +34,7 @@ def interaction_line(call: Call, index: Index, agent: str) -> dict[str, Any]:
     fields = dict(call.fields)
     tags = {**place.tags, **(fields.pop("tags", None) or {})}
     references = [*fields.pop("references", ())]
-    if index.last_of(call.trace_id) == call.id:
+    if call.trace_id != call.id and index.last_of(call.trace_id) == call.id:
         references.append(f"trace:{call.trace_id}")
     line |= {"tags": tags or None, "references": references or None} | fields
     if place.episode == call.id:

@@ -111,9 +111,9 @@ def _object(said: dict[str, Any], role: str, where: str, depth: int) -> list[dic
     kind = said.get("type")
     if said.get("lc") and isinstance(said.get("kwargs"), dict):  # LangChain's serialised constructor
         name = said["id"][-1] if isinstance(said.get("id"), list) and said["id"] else ""
-        return _turn({**said["kwargs"], "role": _ROLES.get(name, role)}, role, where)
+        return _turn({**said["kwargs"], "role": _ROLES.get(name, role)}, role, where, foreign=True)
     if isinstance(kind, str) and kind in _ROLES and isinstance(said.get("data"), dict):  # messages_to_dict
-        return _turn({**said["data"], "role": _ROLES[kind]}, role, where)
+        return _turn({**said["data"], "role": _ROLES[kind]}, role, where, foreign=True)
     if kind == "function_call":
         function = {"name": said.get("name"), "arguments": json_text(said.get("arguments") or "{}")}
         call = {"id": said.get("call_id") or said.get("id"), "type": "function", "function": function}
@@ -125,7 +125,7 @@ def _object(said: dict[str, Any], role: str, where: str, depth: int) -> list[dic
     ):
         return _turn(said, role, where)
     if isinstance(kind, str) and (kind in _ROLES or kind in ("system", "tool")) and "content" in said:
-        return _turn({**said, "role": _ROLES.get(kind, kind)}, role, where)
+        return _turn({**said, "role": _ROLES.get(kind, kind)}, role, where, foreign=True)
     if isinstance(said.get("message"), dict):  # OpenInference, a choice, a LangChain generation
         return _object(said["message"], role, where + ".message", depth + 1)
     for name in _LISTS:
@@ -147,9 +147,9 @@ def _object(said: dict[str, Any], role: str, where: str, depth: int) -> list[dic
     return [{"role": role, "content": json_text(said)}]
 
 
-def _turn(said: dict[str, Any], role: str, where: str) -> list[dict[str, Any]]:
+def _turn(said: dict[str, Any], role: str, where: str, *, foreign: bool = False) -> list[dict[str, Any]]:
     """One message that has a role. Anthropic's tool results become messages of their own, before the rest of the turn."""
-    if _is_chat(said):
+    if not foreign and _is_chat(said):
         return [said]
     kind = said.get("role") if isinstance(said.get("role"), str) else role
     message: dict[str, Any] = {"role": _ROLES.get(str(kind), str(kind))}

@@ -184,10 +184,13 @@ def _from_events(raw: Raw) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     answer: list[dict[str, Any]] = []
     for n, (name, attributes) in enumerate(raw.events):
         where = f"{raw.where}.events[{n}]"
-        said = {
-            key: _opened(given, where) if key in ("message", "tool_calls") else given
-            for key, given in attributes.items()
+        said: dict[str, Any] = {
+            key: _opened(attributes[key], where) if key in ("message", "tool_calls") else attributes[key]
+            for key in ("role", "content", "name", "message", "tool_calls")
+            if key in attributes
         }
+        if name == "gen_ai.tool.message" and "id" in attributes:
+            said["tool_call_id"] = attributes["id"]
         if name in _ROLE_EVENTS:
             asked += as_messages({**said, "role": said.get("role", _ROLE_EVENTS[name])}, _ROLE_EVENTS[name], where)
         elif name == "gen_ai.choice" and not answer:

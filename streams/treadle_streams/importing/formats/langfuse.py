@@ -73,6 +73,7 @@ def _observation(node: Node) -> Iterator[Item]:
             name=node.text("trace_name", "traceName") or "",
             session=common["session"],
             subject=common["subject"],
+            tags=_labels(node),
         )
     if kind not in _CALLS:
         yield Span(**common, agent=kind == "AGENT")
@@ -135,14 +136,17 @@ def _tags(node: Node) -> dict[str, Any] | None:
     return tags or None
 
 
+def _labels(node: Node) -> dict[str, Any]:
+    return {str(label): True for label in node.list("tags")}
+
+
 def _trace(node: Node) -> Iterator[Item]:
-    labels = node.any("tags")
     yield Trace(
         id=node.needed("id"),
         name=node.text("name") or "",
         session=node.text("session_id", "sessionId"),
         subject=node.text("user_id", "userId"),
-        tags={str(label): True for label in labels} if isinstance(labels, list) else {},
+        tags=_labels(node),
     )
     yield Passed("trace")
     for name in ("observations", "scores"):

@@ -191,7 +191,7 @@ def _example(node: Node) -> Iterator[Item]:
         started_at=NO_TIME,
         ended_at=NO_TIME,
         fields={
-            "tools": node.any("tools"),
+            "tools": node.any("tools") or None,
             "response": answers,
             "model": node.text("model"),
             "sampling": _sampling(node),
@@ -213,7 +213,7 @@ def _preference(node: Node) -> Iterator[Item]:
         response=len(better),
         started_at=NO_TIME,
         ended_at=NO_TIME,
-        fields={"tools": given.any("tools"), "sampling": _sampling(given)},
+        fields={"tools": given.any("tools") or None, "sampling": _sampling(given)},
     )
     yield Score(
         id=f"{identity}:preference",
