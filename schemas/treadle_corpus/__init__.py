@@ -3,6 +3,7 @@
 Importing this package is light; Deeplake is loaded when a corpus is opened.
 """
 
+from treadle_corpus._parts import PartRecord, read_parts
 from treadle_corpus._rows import Decision, GradedRecord, decode_key, read_record
 from treadle_corpus._tally import Tally
 from treadle_corpus.errors import (
@@ -34,6 +35,7 @@ __all__ = [
     "Decision",
     "GradedRecord",
     "Manifest",
+    "PartRecord",
     "Policy",
     "PolicyMismatch",
     "Refusal",
@@ -46,6 +48,7 @@ __all__ = [
     "decode_key",
     "parse_ref",
     "pass_hat",
+    "read_parts",
     "read_record",
     "resolve_target",
     "row_line",

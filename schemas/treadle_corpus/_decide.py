@@ -15,7 +15,8 @@ def decide(rows: Mapping[Key, RowMeta], dedupe: str) -> dict[Key, Status]:
     """The status of every row. Each `decision` must be made.
 
     In this order, so that what leaves early cannot push out another row:
-    1. not settled any more: pending; settled revisions on both sides of the split: split_moved, for good;
+    1. not settled any more: pending; not to be used whatever the filter says: erased, redacted, rights; settled revisions on both
+       sides of the split: split_moved, for good;
     2. the filter: rejected, or unknown;
     3. leak: a train row whose normalised messages equal those of a held-out row that is still in;
     4. dedupe, inside a side: of rows with equal messages and tools the best reward wins (none is the lowest), then the smallest id.
@@ -42,6 +43,8 @@ def decide(rows: Mapping[Key, RowMeta], dedupe: str) -> dict[Key, Status]:
 def _alone(meta: RowMeta) -> Status:
     if not meta.settled:
         return "pending"
+    if meta.drop:
+        return meta.drop
     if meta.sides == _BOTH_SIDES:
         return "split_moved"
     match meta.decision:

@@ -9,13 +9,14 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 from treadle_schemas.canonical import canonical_json, loads
-from treadle_schemas.errors import FieldError
+from treadle_schemas.errors import FieldError, PartMissing
 from treadle_schemas.records import GradedRow
 
 from treadle_corpus.hashing import digest, exact_digest, row_line, sink_digest, twin_digest
 
 __all__ = [
     "Decision",
+    "Drop",
     "GradedRecord",
     "Key",
     "RowMeta",
@@ -36,7 +37,12 @@ Key: TypeAlias = tuple[str, str]
 Decision = Literal["undecided", "selected", "rejected", "pending", "absent"]
 """What the filter says of a row. `pending` and `absent` are both unknown: a metric that it needs has no value yet, or never will."""
 
-Status = Literal["member", "rejected", "unknown", "pending", "leak", "split_moved", "duplicate"]
+Drop = Literal["", "erased", "redacted", "rights"]
+"""Why a row may not be used, whatever a filter says: a part was erased, redaction left a tombstone, its side of the split is denied."""
+
+Status = Literal[
+    "member", "rejected", "unknown", "pending", "leak", "split_moved", "duplicate", "erased", "redacted", "rights"
+]
 """Where a row stands in a version. Only members are in it."""
 
 _SIDE_BIT: Final = {"train": 1, "heldout": 2}
@@ -64,6 +70,7 @@ class RowMeta(msgspec.Struct, array_like=True, kw_only=True):
     status: Status = "pending"
     published: bytes = b""
     """`line` as the newest version holds it; empty where the row is not in it."""
+    drop: Drop = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +105,16 @@ def read_body(value: bytes) -> GradedRow:
     return row
 
 
-def absorb(before: RowMeta | None, record: GradedRecord) -> RowMeta | None:
+def absorb(
+    before: RowMeta | None, record: GradedRecord, whole: GradedRow | PartMissing | FieldError | None = None
+) -> RowMeta | None:
     """The row after one more revision, or None where the revision is old news. Raises FieldError where it contradicts.
 
+    `whole` is the row with its parts put back, or why that cannot be done: nothing is made of it while the row is not settled.
     A sink ignores a revision not above its own with the same content; with other content it is an error of the writer.
     """
     row = record.row
-    line = row_line(row)
-    sink = sink_digest(row, line)
+    sink = sink_digest(row)
     revision = row.provenance.revision
     if before is not None and revision <= before.revision:
         if sink == before.sink:
@@ -114,6 +123,11 @@ def absorb(before: RowMeta | None, record: GradedRecord) -> RowMeta | None:
             "$.provenance.revision",
             f"{revision} is not above revision {before.revision} that the corpus holds, yet its content differs",
         )
+    if isinstance(whole, PartMissing | FieldError):
+        if row.grade.settled:
+            raise FieldError("$.interaction", f"cannot be put together: {whole}")
+        whole = row
+    content = row if whole is None else whole
     sides = before.sides if before else 0
     return RowMeta(
         revision=revision,
@@ -123,14 +137,25 @@ def absorb(before: RowMeta | None, record: GradedRecord) -> RowMeta | None:
         reward=row.grade.reward,
         group=digest(row.split_group.encode(errors="surrogatepass")),
         append_ms=row.provenance.append_ms,
-        line=digest(line),
+        line=digest(row_line(content)),
         sink=sink,
-        twin=twin_digest(row),
-        exact=exact_digest(row),
+        twin=twin_digest(content),
+        exact=exact_digest(content),
         crc=zlib.crc32(record.body),
         status=before.status if before else "pending",
         published=before.published if before else b"",
+        drop=_drop(row, content),
     )
+
+
+def _drop(row: GradedRow, content: GradedRow) -> Drop:
+    if row.erased or content.erased:
+        return "erased"
+    if (row.interaction.get("redaction") or {}).get("error") is not None:
+        return "redacted"
+    if row.rights is not None and (row.rights.train if row.split == "train" else row.rights.eval) == "deny":
+        return "rights"
+    return ""
 
 
 def encode_key(key: Key) -> bytes:

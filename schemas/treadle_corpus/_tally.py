@@ -15,7 +15,7 @@ from treadle_corpus.pass_at import pass_hat
 
 __all__ = ["Content", "Tally", "kinds_of"]
 
-_DROPS = ("rejected", "unknown", "leak", "split_moved", "duplicate")
+_DROPS = ("rejected", "unknown", "leak", "split_moved", "duplicate", "rights", "redacted", "erased")
 
 
 @dataclass(frozen=True)

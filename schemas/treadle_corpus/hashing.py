@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from treadle_schemas.canonical import canonical_json
 from treadle_schemas.errors import FieldError
 from treadle_schemas.records import GradedRow, row_content
@@ -42,10 +43,17 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:DIGEST_BYTES]
 
 
-def sink_digest(row: GradedRow, line: bytes) -> bytes:
-    """Digest of everything that is content of one revision: the line, and how it was graded. Provenance is not in it."""
-    graded = [row.grade.grading_version, row.grade.completeness, row.grade.settled]
-    return digest(line + canonical_json(graded))
+def sink_digest(row: GradedRow) -> bytes:
+    """Digest of everything that is content of one revision as it came: the line, how it was graded, the parts that it names, what is
+    denied. Provenance is not in it, and the content of parts is not needed for it.
+    """
+    said: list[Any] = [row.grade.grading_version, row.grade.completeness, row.grade.settled]
+    transcript, claims = row.interaction.get("transcript"), row.interaction.get("claims")
+    if transcript is not None or claims is not None:
+        said += [transcript, claims]
+    if row.rights is not None or row.erased:
+        said += [None if row.rights is None else msgspec.to_builtins(row.rights), row.erased]
+    return digest(row_line(row) + canonical_json(said))
 
 
 def exact_digest(row: GradedRow) -> bytes:

@@ -15,6 +15,7 @@ from treadle_schemas.split import Side
 
 from treadle_corpus import _files
 from treadle_corpus._control import decode_control
+from treadle_corpus._parts import Parts, is_part, whole_rows
 from treadle_corpus._rows import Key, RowMeta, decode_key, decode_meta, fingerprint, read_body
 from treadle_corpus._store import Store
 from treadle_corpus.errors import CorpusDamaged, VersionMissing
@@ -30,7 +31,7 @@ _BLOCK_ROWS = 500
 
 @dataclass(frozen=True, slots=True)
 class CorpusRow:
-    """One row of a version. `interaction` is verbatim."""
+    """One row of a version. `interaction` is verbatim, its parts put back. Rows of an episode share messages: do not change them."""
 
     episode_id: str
     interaction_id: str
@@ -108,6 +109,9 @@ class Corpus:
 
     def verify(self) -> None:
         """Read everything and compare with the manifest. Raises CorpusDamaged naming what differs."""
+        parts = Parts(self.path, self._store.bodies)
+        self._members("all", parts)
+        parts.check()
         found = content_hash(row_line(row) for row in self._graded("all"))
         if found != self.manifest.content_hash:
             raise CorpusDamaged(
@@ -115,7 +119,14 @@ class Corpus:
             )
 
     def _graded(self, split: SplitChoice) -> Iterator[GradedRow]:
-        members = sorted(self._members(split))
+        parts = Parts(self.path, self._store.bodies)
+        members = sorted(self._members(split, parts))
+        for (key, _, _), row in zip(members, whole_rows(self._stored(members), parts), strict=True):
+            if not isinstance(row, GradedRow):
+                raise CorpusDamaged(self.path, f"row {key[0]}/{key[1]} in v{self.version}: {row}") from row
+            yield row
+
+    def _stored(self, members: list[tuple[Key, int, int]]) -> Iterator[GradedRow]:
         for start in range(0, len(members), _BLOCK_ROWS):
             block = members[start : start + _BLOCK_ROWS]
             bodies = self._store.bodies([index for _, index, _ in block])
@@ -129,11 +140,19 @@ class Corpus:
                         self.path, f"the body of row {key[0]}/{key[1]} in v{self.version}: {err}"
                     ) from err
 
-    def _members(self, split: SplitChoice) -> list[tuple[Key, int, int]]:
-        """(key, row, checksum of the body) of each member on that side. The state as a whole is checked on the way."""
+    def _members(self, split: SplitChoice, parts: Parts) -> list[tuple[Key, int, int]]:
+        """(key, row, checksum of the body) of each member on that side. Parts go into `parts`; the state as a whole is checked on the
+        way.
+        """
         total, members = 0, list[tuple[Key, int, int]]()
         for n, (name, packed) in enumerate(self._store.keys_and_metas()):
             total ^= fingerprint(name, packed)
+            if is_part(name):
+                try:
+                    parts.load(name, packed, n)
+                except (msgspec.DecodeError, FieldError) as err:
+                    raise CorpusDamaged(self.path, f"a part in v{self.version} cannot be read ({err})") from err
+                continue
             meta = self._meta(packed)
             if meta.status == "member" and split in ("all", meta.side):
                 members.append((decode_key(name), n, meta.crc))

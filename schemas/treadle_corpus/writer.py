@@ -24,6 +24,7 @@ from treadle_schemas.records import GradedRow
 from treadle_corpus import _files
 from treadle_corpus._control import Control, decode_control, encode_control
 from treadle_corpus._decide import decide
+from treadle_corpus._parts import PartKey, PartMeta, PartRecord, Parts, is_part, whole_rows
 from treadle_corpus._rows import (
     Decision,
     GradedRecord,
@@ -56,7 +57,11 @@ _STATUS_CODE: Mapping[Status, int] = {
     "leak": 4,
     "split_moved": 5,
     "duplicate": 6,
+    "rights": 7,
+    "redacted": 8,
+    "erased": 9,
 }
+_PART_CODE = -2
 _SIDE_CODE = {"train": 0, "heldout": 1}
 
 
@@ -92,6 +97,7 @@ class CorpusWriter:
         self._control = control
         self._rows: dict[Key, RowMeta] = {}
         self._index: dict[Key, int] = {}
+        self._parts = Parts(path, store.bodies)
 
     @classmethod
     def open(
@@ -184,7 +190,7 @@ class CorpusWriter:
 
     def apply(
         self,
-        records: Sequence[GradedRecord],
+        records: Sequence[GradedRecord | PartRecord],
         offsets: Mapping[int, int],
         watermark_ms: int,
         refuse: Callable[[list[Refusal]], None] | None = None,
@@ -198,10 +204,13 @@ class CorpusWriter:
         bodies: dict[Key, bytes] = {}
         kinds = {name: set(k) for name, k in self._control.metric_kinds.items()}
         refused: list[Refusal] = []
-        for position, record in enumerate(records):
+        parts = self._parts.news(r for r in records if isinstance(r, PartRecord))
+        rows = [(n, record) for n, record in enumerate(records) if isinstance(record, GradedRecord)]
+        whole = whole_rows((record.row for _, record in rows), self._parts, parts)
+        for (position, record), content in zip(rows, whole, strict=True):
             key = record.key
             try:
-                after = absorb(changed.get(key) or self._rows.get(key), record)
+                after = absorb(changed.get(key) or self._rows.get(key), record, content)
             except FieldError as err:
                 refused.append(Refusal(position, str(err)))
                 continue
@@ -216,7 +225,7 @@ class CorpusWriter:
         )
         if refused and refuse is not None:
             refuse(refused)
-        self._commit("fold", changed, control, bodies=bodies)
+        self._commit("fold", changed, control, bodies=bodies, parts=parts)
         return refused
 
     def finish(
@@ -245,7 +254,7 @@ class CorpusWriter:
             return None
         tally = Tally.of(after.values())
         members = sorted(key for key, meta in after.items() if meta.status == "member")
-        content = tally.content(self._graded(members))  # 3
+        content = tally.content(self._whole(members))  # 3
         manifest = Manifest(
             version=self._control.version + 1,
             workspace=self._control.workspace,
@@ -316,6 +325,14 @@ class CorpusWriter:
                     raise CorpusDamaged(self.path, f"the body of row {key[0]}/{key[1]} is not what was written")
                 yield meta, read_body(body)
 
+    def _whole(self, keys: Sequence[Key]) -> Iterator[tuple[RowMeta, GradedRow]]:
+        """Rows with their parts put back, in the order of `keys`. Raises CorpusDamaged."""
+        rows = whole_rows((row for _, row in self._graded(keys)), self._parts)
+        for key, row in zip(keys, rows, strict=True):
+            if not isinstance(row, GradedRow):
+                raise CorpusDamaged(self.path, f"row {key[0]}/{key[1]}: {row}")
+            yield self._rows[key], row
+
     def _commit(
         self,
         message: str,
@@ -323,21 +340,34 @@ class CorpusWriter:
         control: Control,
         *,
         bodies: Mapping[Key, bytes] | None = None,
+        parts: Mapping[PartKey, tuple[PartMeta, bytes]] | None = None,
         sync: bool = False,
     ) -> None:
-        """One commit of rows and control row. What is in memory changes after it, never before."""
+        """One commit of rows, parts and control row. What is in memory changes after it, never before."""
+        parts = parts or {}
         bodies = bodies or {}
         total = int(control.fingerprint or "0", 16)
         fresh: list[StoredRow] = []
         index: dict[Key, int] = {}
         cells: dict[str, dict[int, object]] = {name: {} for name in StoredRow._fields if name != "key"}
+        stored_rows = len(self._rows) + len(self._parts)
+        part_rows: dict[PartKey, int] = {}
+        for part_key, (part, body) in parts.items():
+            row, known, name, packed = self._parts.place(part_key, stored_rows + len(fresh), part)
+            total ^= fingerprint(name, packed)
+            part_rows[part_key] = row
+            if known is None:
+                fresh.append(StoredRow(name, _PART_CODE, -1, 0, float("nan"), packed, body))
+            else:
+                total ^= fingerprint(name, known)
+                cells["meta"][row], cells["body"][row] = packed, body
         for key, meta in changed.items():
             name = encode_key(key)
             stored = _stored(name, meta, bodies.get(key, b""))
             total ^= fingerprint(name, stored.meta)
             before = self._rows.get(key)
             if before is None:
-                index[key] = len(self._rows) + len(fresh)
+                index[key] = stored_rows + len(fresh)
                 fresh.append(stored)
                 continue
             total ^= fingerprint(name, encode_meta(before))
@@ -349,7 +379,7 @@ class CorpusWriter:
             if key in bodies:
                 cells["body"][self._index[key]] = stored.body
         control = msgspec.structs.replace(control, fingerprint=f"{total:032x}")
-        if not changed and control == self._control:
+        if not changed and not parts and control == self._control:
             return
         with self._store.change(message, sync=sync):
             if fresh:
@@ -360,6 +390,8 @@ class CorpusWriter:
             self._store.put_control(encode_control(control))
         self._rows.update(changed)
         self._index.update(index)
+        for part_key, row in part_rows.items():
+            self._parts.set(part_key, row, parts[part_key][0])
         self._control = control
 
     def _seal_and_tag(self) -> None:
@@ -371,17 +403,20 @@ class CorpusWriter:
         total = 0
         try:
             for n, (name, packed) in enumerate(self._store.keys_and_metas()):
+                total ^= fingerprint(name, packed)
+                if is_part(name):
+                    self._parts.load(name, packed, n)
+                    continue
                 key = decode_key(name)
                 self._index[key] = n
                 self._rows[key] = decode_meta(packed)
-                total ^= fingerprint(name, packed)
         except (CorpusDamaged, FieldError, ValueError, TypeError):
             return False
-        if f"{total:032x}" != self._control.fingerprint or len(self._rows) != len(self._store):
+        if f"{total:032x}" != self._control.fingerprint or len(self._rows) + len(self._parts) != len(self._store):
             return False
         try:
             # the only bodies that no seal covers
-            for _ in self._graded([k for k, m in self._rows.items() if m.decision == "undecided"]):
+            for _ in self._whole([k for k, m in self._rows.items() if m.decision == "undecided"]):
                 pass
         except (CorpusDamaged, FieldError):
             return False

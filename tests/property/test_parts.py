@@ -187,6 +187,7 @@ def test_a_part_that_is_not_what_its_hash_says_is_refused(change: dict[str, Any]
 
 @settings(max_examples=500, deadline=None)
 @given(JSON)
+@example(5.960464477539063e-08)
 @example([0.00001, -0.0, 1e22, 1e-7, 0.0001])
 @example({"a": "1e5:1e5", "b": [float("1e5"), 123456789012345680.0]})
 def test_the_fast_way_to_canonical_json_gives_the_same_bytes(value: Any) -> None:

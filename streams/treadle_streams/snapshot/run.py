@@ -10,8 +10,18 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from treadle.log import Admin, Record, read
-from treadle_corpus import CorpusWriter, GradedRecord, Manifest, Policy, Refusal, Tally, read_record
-from treadle_schemas.codec import GRADED, header_map
+from treadle_corpus import (
+    CorpusWriter,
+    GradedRecord,
+    Manifest,
+    PartRecord,
+    Policy,
+    Refusal,
+    Tally,
+    read_parts,
+    read_record,
+)
+from treadle_schemas.codec import GRADED, PART, header_map
 from treadle_schemas.errors import FieldError
 from treadle_schemas.moments import from_micros, now
 from treadle_schemas.topics import topic
@@ -227,7 +237,7 @@ class Snapshotter:
 
     def _apply(self, batch: list[Record], offsets: dict[int, int]) -> int:
         good: list[Record] = []
-        decoded: list[GradedRecord] = []
+        decoded: list[GradedRecord | PartRecord] = []
         bad: list[tuple[Record, str, str]] = []
         for record in batch:
             try:
@@ -267,12 +277,14 @@ def run_snapshot(
         return snapshotter.run(wait_s)
 
 
-def _decode(record: Record) -> GradedRecord:
+def _decode(record: Record) -> GradedRecord | PartRecord:
     found = header_map(record.headers).get("ce_type")
-    if found != GRADED.encode():
-        raise FieldError("headers.ce_type", f"is {found!r}, not {GRADED}")
     if record.value is None:
         raise FieldError("$", "is null")
+    if found == PART.encode():
+        return read_parts(record.value)
+    if found != GRADED.encode():
+        raise FieldError("headers.ce_type", f"is {found!r}, neither {GRADED} nor {PART}")
     return read_record(record.value)
 
 

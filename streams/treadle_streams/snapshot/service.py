@@ -10,7 +10,7 @@ from typing import Final
 from treadle.errors import LogError, TopicMissing
 from treadle.log import Record, TailReader
 from treadle_corpus import decode_key
-from treadle_schemas.codec import header_map
+from treadle_schemas.codec import PART, header_map
 from treadle_schemas.errors import FieldError, TreadleError
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
@@ -111,7 +111,10 @@ def _watch(trigger: Trigger, records: Iterable[Record], snapshotter: Snapshotter
     for record in records:
         if record.offset < offsets.get(record.partition, 0):
             continue  # a run folded it while it was on its way here
-        row = header_map(record.headers).get("row_id", b"")
+        headers = header_map(record.headers)
+        if headers.get("ce_type") == PART.encode():
+            continue  # what is new of it is the row behind it
+        row = headers.get("row_id", b"")
         try:
             known = writer.knows(decode_key(row))
         except (FieldError, ValueError, TypeError):
