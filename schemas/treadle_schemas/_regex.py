@@ -44,13 +44,12 @@ def _walk(node: Any, repeated: bool, what: str) -> int:
     for op, argument in node:
         name = str(op)
         if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-            low, high, inner = argument
+            _, high, inner = argument
             several = int(high) > 1
             if several and repeated:
                 raise SettingError(f"{what}: a quantifier inside a quantifier can take for ever; write it flat")
             is_open = int(high) > LARGE_REPEAT
             count += is_open + _walk(inner, repeated or several, what)
-            del low
         elif name == "SUBPATTERN":
             count += _walk(argument[-1], repeated, what)
         elif name == "BRANCH":

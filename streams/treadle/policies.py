@@ -25,7 +25,7 @@ from treadle_schemas.pii import STRICTEST, PiiPolicy, RightsRule, rights_of
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 
-from treadle.redaction import Redactor
+from treadle.redaction import RedactionRefused, Redactor
 from treadle.settings import Settings
 
 __all__ = ["CapturePolicy", "PolicySource", "cache_file", "hash_key", "remember"]
@@ -150,6 +150,7 @@ class PolicySource:
             self._current = _prepared(cached.pii, cached.rights, self._key)
 
     def _follow(self, stop: threading.Event) -> None:
+        warmed: CapturePolicy | None = None
         while not stop.is_set():
             wait_s = REFRESH_S
             try:
@@ -159,6 +160,12 @@ class PolicySource:
                 _LOG.debug("workspace %s: its settings could not be read: %s", self._workspace, err)
                 self._read_cache()
                 wait_s = RETRY_S
+            if warmed is not self._current and self._current is not None:
+                warmed = self._current
+                try:
+                    warmed.redactor.warm()
+                except RedactionRefused:
+                    pass  # the policy refuses phone numbers
             stop.wait(wait_s)
 
 

@@ -86,9 +86,15 @@ class Scanner:
 
     def _all(self, text: str) -> Iterator[Finding]:
         if self._automaton is not None:
+            ended: dict[int, int] = {}
             for number, start, _ in _matches(self._automaton, text, True):
                 detector = self._detectors[number]
-                if detector is not None and (finding := detector(text, start)) is not None:
+                # not again inside what the same literal led to: a text full of it would take quadratic time
+                if detector is None or start < ended.get(number, 0):
+                    continue
+                finding = detector(text, start)
+                if finding is not None:
+                    ended[number] = finding.end
                     yield finding
         if self._numbers is not None:
             yield from self._numbers.find(text)
