@@ -6,7 +6,7 @@ survive; see `codec`.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -29,6 +29,7 @@ __all__ = [
     "default_outcome_id",
     "read_interaction",
     "read_outcome",
+    "view",
 ]
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
@@ -154,7 +155,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def read_interaction(value: dict[str, Any]) -> Interaction:
     """The typed view of a decoded interaction. Raises FieldError naming the field."""
-    event = _convert(value, Interaction)
+    event = view(value, Interaction)
     check_id(event.interaction_id, "$.interaction_id")
     if event.episode_id is not None:
         check_id(event.episode_id, "$.episode_id")
@@ -181,7 +182,7 @@ def read_interaction(value: dict[str, Any]) -> Interaction:
 
 def read_outcome(value: dict[str, Any]) -> Outcome:
     """The typed view of a decoded outcome. Raises FieldError naming the field."""
-    event = _convert(value, Outcome)
+    event = view(value, Outcome)
     if not 1 <= len(event.name.encode(errors="replace")) <= MAX_METRIC_NAME:
         raise FieldError("$.name", f"is not 1 to {MAX_METRIC_NAME} bytes long")
     targets = (event.interaction_id, event.episode_id, event.reference)
@@ -248,14 +249,38 @@ def default_outcome_id(outcome: Outcome) -> str:
     return content_hash([target, outcome.name, outcome.value, outcome.observed_at])[:32]
 
 
-def _convert(value: Any, kind: type[_T]) -> _T:
+def view(value: Any, kind: type[_T]) -> _T:
+    """A decoded JSON value as a struct. Raises FieldError naming the field; lone surrogates in it raise nothing else."""
     try:
         try:
             return msgspec.convert(value, kind)
         except UnicodeEncodeError:
-            # the name of an unknown field holds a lone surrogate; known fields are ASCII, and the reader keeps `value` itself
-            return msgspec.convert({k: v for k, v in value.items() if k.isascii()}, kind)
+            return _view_slowly(value, kind)
     except msgspec.ValidationError as err:
         problem, _, path = str(err).rpartition(" - at `") if " - at `" in str(err) else (str(err), "", "")
         # the message of a wrong literal quotes the whole value
         raise FieldError(path.rstrip("`") or "$", problem if len(problem) <= 200 else f"{problem[:200]}...") from None
+
+
+def _view_slowly(value: Any, kind: type[_T]) -> _T:
+    """msgspec encodes names and literals as UTF-8, which a lone surrogate has not.
+
+    In the name of an unknown field it does no harm: known fields are ASCII, and the reader keeps `value` itself. Anywhere else it is wrong.
+    """
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    known = {name: item for name, item in value.items() if name in fields}
+    for name, item in known.items():
+        if isinstance(item, dict) and _holds_struct(fields[name]):
+            known[name] = {inner: part for inner, part in item.items() if inner.isascii()}
+    for name, item in known.items():
+        try:
+            msgspec.convert(item, fields[name])
+        except UnicodeEncodeError:
+            raise FieldError(f"$.{name}", "holds a lone surrogate, which none of its values can") from None
+        except msgspec.ValidationError:
+            pass  # the conversion of the whole says where
+    return msgspec.convert(known, kind)
+
+
+def _holds_struct(kind: Any) -> bool:
+    return any(isinstance(part, type) and issubclass(part, msgspec.Struct) for part in (kind, *get_args(kind)))

@@ -145,7 +145,7 @@ def _edit(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> list[tu
         (lambda p, d: p["p"]["prefixItems"].append({"type": "string"}), [("breaking", "$.p")]),
         (
             lambda p, d: p["m"].update(additionalProperties={"type": "integer"}),
-            [("breaking", "$.m.*"), ("widened", "$.m.*")],
+            [("breaking", "$.m.*")],
         ),
         (lambda p, d: p.update(o={"type": "string"}), [("breaking", "$.o")]),
         (lambda p, d: p.update(a={}), [("widened", "$.a")]),

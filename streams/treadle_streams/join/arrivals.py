@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-import msgspec
 from treadle_schemas import codec, topics
 from treadle_schemas.canonical import dumps
 from treadle_schemas.errors import ContractError, FieldError, UnknownType
-from treadle_schemas.events import MAX_EVENT_BYTES, Outcome, OutcomeValue, read_interaction, read_outcome
+from treadle_schemas.events import MAX_EVENT_BYTES, Outcome, OutcomeValue, read_interaction, read_outcome, view
 from treadle_schemas.ids import check_id
 from treadle_schemas.moments import to_micros
 from treadle_schemas.parts import Part, check_claims, names_parts, read_part
@@ -191,10 +190,7 @@ def _understand(arrival: Arrival, grading: Grading) -> Understood:
 
 
 def _marker(arrival: Arrival, data: dict[str, Any]) -> Understood:
-    try:
-        marker = msgspec.convert(data, ImportMarker)
-    except msgspec.ValidationError as err:
-        raise FieldError("$", str(err)) from None
+    marker = view(data, ImportMarker)
     check_id(marker.import_id, "$.import_id")
     return MarkerEvent(arrival, marker)
 
