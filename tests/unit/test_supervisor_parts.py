@@ -84,7 +84,7 @@ def test_the_environment_gives_another_process_these_settings_and_all_workspaces
     variables = environment(mine)
     assert variables["TREADLE_WORKSPACE"] is None
     loaded = Settings.load({name: value for name, value in variables.items() if value is not None})
-    assert loaded == dataclasses.replace(mine, workspace=None)
+    assert loaded == dataclasses.replace(mine, workspace=None, spool=mine.spool_folder)
     assert environment(settings(tmp_path))["TREADLE_BOOTSTRAP_SERVERS"] is None
 
 
