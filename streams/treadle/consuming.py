@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
-from treadle_schemas.codec import CLOCK, GRADED, PROGRESS, RELEASE, decode
+from treadle_schemas.codec import CLOCK, GRADED, PART, PROGRESS, RELEASE, decode
 from treadle_schemas.errors import ContractError, FieldError
 from treadle_schemas.records import GradedRow, Progress, ReleaseEvent
 from treadle_schemas.topics import topic
 
+from treadle._part_memory import PartMemory
 from treadle.errors import TopicMissing
 from treadle.settings import Settings
+
+if TYPE_CHECKING:
+    from treadle.log import Record
 
 __all__ = ["Consumed", "consume"]
 
@@ -56,6 +60,8 @@ class Consumed(Generic[T]):
         self._batch: Iterator[T] = iter(())
         self._positions = {number: offset for (_, number), offset in found.items()}
         self._reader = TailReader(servers, found)
+        self._servers = servers
+        self._parts = PartMemory()
 
     @property
     def positions(self) -> dict[int, int]:
@@ -91,14 +97,28 @@ class Consumed(Generic[T]):
             where = f"{record.topic}[{record.partition}]@{record.offset}"
             try:
                 event = decode(record.value, record.headers)
-                if event.type not in (self._wanted, CLOCK):
+                if event.type == PART and self._wanted == GRADED:
+                    self._parts.take(event.data, len(record.value or b""))
+                elif event.type not in (self._wanted, CLOCK):
                     raise FieldError("headers.ce_type", f"{event.type} does not belong here")
-                value = None if event.type == CLOCK else msgspec.convert(event.data, self._struct)
+                value: Any = msgspec.convert(event.data, self._struct) if event.type == self._wanted else None
+                if isinstance(value, GradedRow):
+                    value = self._parts.whole(value, lambda record=record: self._parts_before(record))  # type: ignore[misc]
             except (ContractError, msgspec.ValidationError) as err:
                 raise ContractError(f"{where}: {err}") from err
             self._positions[record.partition] = record.offset + 1
             if value is not None:
                 yield value
+
+    def _parts_before(self, row: Record) -> Iterator[tuple[dict[str, Any], int]]:
+        """The part records of a row's episode before it, read from the start of its partition."""
+        from treadle.log import read
+
+        for record in read(self._servers, row.topic, 0, until={row.partition: row.offset}):
+            if record.key == row.key:
+                event = decode(record.value, record.headers)
+                if event.type == PART:
+                    yield event.data, len(record.value or b"")
 
 
 @overload
@@ -139,6 +159,8 @@ def consume(
     """The values of one topic of a workspace, first what is there, then each new one as it comes.
 
     `start` is "beginning", "end" or offsets by partition; `idle_s` ends the iteration after so many quiet seconds. Use it with `with`.
+    Long contexts of graded rows are put back from their parts: rows share messages, do not change them. Where the parts came before `start`
+    the partition is searched for them from its beginning.
     Raises TopicMissing, LogUnreachable, and ValueError for another kind.
     """
     if kind not in _TYPES:
