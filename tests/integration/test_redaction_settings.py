@@ -210,3 +210,18 @@ def test_a_revocation_is_sent_for_everything_of_a_subject_and_names_the_releases
     ]
     nobody = treadle(tmp_path, broker, "rights", "revoke", "--workspace", workspace_name, "--subject", "carol", "--yes")
     assert nobody.exit_code == 1
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_no_file_of_the_spool_holds_a_secret_while_kafka_is_away(tmp_path: Path, buffered: bool) -> None:
+    key = "sk" + "-proj-aB3dE5gH7jK9mN1pQ2rS4tU6"
+    nobody = Settings.load({"TREADLE_HOME": str(tmp_path), "TREADLE_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
+    recorder = Recorder("shop", settings=nobody, buffered=buffered, raise_errors=False)
+    history = [{"role": "user", "content": f"{'long ' * 400} my key is {key}"}]
+    handle = recorder.record(messages=history, episode_id="e", tools=[{"type": "function", "function": {"name": key}}])
+    recorder.comment(handle, f"should not repeat {key}")
+    recorder.close(0.1)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    written = b"".join(path.read_bytes() for path in files)
+    assert b"[API_KEY_1]" in written
+    assert key.encode() not in written
