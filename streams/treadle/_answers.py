@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,8 @@ class Chunks:
             else:
                 self._texts.append(content_of(plain))
             return True
-        return self._assembler.feed(None, dict(plain))
+        # the assembler puts the pieces together in place; the host's own dict is not ours to change
+        return self._assembler.feed(None, copy.deepcopy(dict(plain)) if plain is chunk else plain)
 
     def end(self) -> None:
         """The stream is over, as its server meant it."""

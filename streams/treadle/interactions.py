@@ -127,7 +127,8 @@ class InteractionScope:
         """
         try:
             self._take(_answers.understood(answer))
-            targets.remember(answer, self.handle)
+            if not isinstance(answer, str):
+                targets.remember(answer, self.handle)
         except Exception as err:
             self._failed(err)
         return answer

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from treadle_schemas.errors import ContractError, FieldError, HandleError, shown
+from treadle_schemas.errors import FieldError, HandleError, TreadleError, shown
 from treadle_schemas.ids import Handle, check_id
 
 from treadle.errors import TargetError
@@ -102,7 +102,7 @@ class WholeEpisode:
         """What it means. Raises TargetError when it names no episode."""
         try:
             found = resolve(self._named, self._workspace)
-        except ContractError:  # no target at all, but any text can be an episode's id
+        except TreadleError:  # no target at all, but any text can be an episode's id
             found = Target()
         if found.episode_id is not None:
             return Target(workspace=found.workspace or self._workspace, episode_id=found.episode_id)
@@ -121,7 +121,7 @@ def remember(answer: Any, handle: Handle | str) -> None:
         if not isinstance(answer, str):
             key = id(answer)
             _put(_by_object, key, (weakref.ref(answer, lambda _: _by_object.pop(key, None)), known))
-    except (TypeError, ContractError):
+    except (TypeError, TreadleError):
         pass  # a dict takes no weak reference: its id has to do
 
 
