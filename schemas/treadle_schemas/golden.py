@@ -21,6 +21,7 @@ import msgspec
 from treadle_schemas import codec
 from treadle_schemas.errors import SettingError, shown
 from treadle_schemas.events import Interaction, Outcome
+from treadle_schemas.parts import PartRecord
 from treadle_schemas.records import GradedRow, ImportMarker, Progress, ReleaseEvent, ReleaseManifest, SnapshotRecord
 from treadle_schemas.workspace import WorkspaceSettings
 
@@ -33,6 +34,7 @@ HISTORY: Final = FOLDER / "history"
 SCHEMAS: Final[dict[str, type[msgspec.Struct]]] = {
     codec.INTERACTION: Interaction,
     codec.OUTCOME: Outcome,
+    codec.PART: PartRecord,
     codec.IMPORT_MARKER: ImportMarker,
     codec.GRADED: GradedRow,
     codec.PROGRESS: Progress,

@@ -28,6 +28,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import msgspec
+
+from treadle_schemas._pointers import escaped, place, put
 from treadle_schemas.canonical import canonical_json, content_hash, dumps
 from treadle_schemas.errors import FieldError, PartErased, PartMissing, shown
 from treadle_schemas.events import MAX_MESSAGES
@@ -39,6 +42,7 @@ __all__ = [
     "LONG_BYTES",
     "SHORT_BYTES",
     "Part",
+    "PartRecord",
     "SentParts",
     "check_claims",
     "claim_hash",
@@ -114,6 +118,23 @@ class SentParts:
         """The parts of an episode did not get out after all: send them again with the next interaction."""
         with self._lock:
             self._count -= len(self._episodes.pop(episode_id, ()))
+
+
+class PartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The value of a part record: a link of a transcript (messages, prev, count), a value, or the mark of an erased part.
+
+    `part` is its hash. After a link `count` messages are known, of which it brings the last ones; `claims` maps JSON pointers of this value
+    (`/messages/0/content`) to value parts.
+    """
+
+    episode_id: str
+    part: str
+    prev: str | None = None
+    count: int | None = None
+    messages: list[dict[str, Any]] | None = None
+    claims: dict[str, str] | None = None
+    value: Any = None
+    erased: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +297,7 @@ def _below(item: Any, where: str, key: str | int, claims: dict[str, str], values
     if not isinstance(item, str | dict | list | tuple):
         return item
     try:
-        pointer = f"{where}/{_escaped(str(key))}"
+        pointer = f"{where}/{escaped(str(key))}"
         pointer.encode()
     except UnicodeEncodeError:
         return item  # a pointer through a lone surrogate is more than other readers can be asked to follow
@@ -346,7 +367,7 @@ def check_claims(interaction: Value) -> None:
     if transcript is not None:
         _checked_hash(transcript["head"], "$.transcript.head")
     for pointer in _checked_claims(interaction):
-        _place(interaction, pointer)
+        place(interaction, pointer)
 
 
 def _checked_claims(value: Value) -> dict[str, str]:
@@ -375,7 +396,7 @@ def _into_message(pointer: str, messages: list[Any]) -> tuple[int, str]:
     number, slash, inner = rest.partition("/")
     if not pointer.startswith("/messages/") or not slash or not number.isdecimal() or int(number) >= len(messages):
         raise FieldError("$.claims", f"{shown(pointer)} does not point into a message of the link")
-    _place(messages[int(number)], slash + inner)
+    place(messages[int(number)], slash + inner)
     return int(number), slash + inner
 
 
@@ -403,7 +424,7 @@ def resolve(value: Value, get: Callable[[str], Part | None]) -> Value:
         return value
     out: Value = {k: v for k, v in value.items() if k not in ("transcript", "claims")}
     for pointer, name in (claims or {}).items():
-        out = _put(out, pointer, _value(name, get))
+        out = put(out, pointer, _value(name, get))
     if transcript is not None:
         chain = messages_of(transcript["head"], get)
         if len(chain) != transcript["count"]:
@@ -420,7 +441,7 @@ def messages_of(head: str, get: Callable[[str], Part | None]) -> list[Any]:
         part = _found(at, "message", get)
         message = part.body
         for pointer, name in (part.claims or {}).items():
-            message = _put(message, pointer, _value(name, get))
+            message = put(message, pointer, _value(name, get))
         found.append(message)
         at = part.prev
     found.reverse()
@@ -440,38 +461,3 @@ def _found(name: str, kind: str, get: Callable[[str], Part | None]) -> Part:
     if part.kind != kind:
         raise FieldError("$", f"part {name} is a {part.kind}, but a {kind} belongs there")
     return part
-
-
-def _put(root: Any, pointer: str, item: Any) -> Any:
-    """`root` with `item` at a place that holds null; the containers on the way are copied."""
-    steps = _place(root, pointer)
-    top = at = root.copy()
-    for key in steps[:-1]:
-        at[key] = at[key].copy()
-        at = at[key]
-    at[steps[-1]] = item
-    return top
-
-
-def _place(root: Any, pointer: str) -> list[Any]:
-    """The keys and indices of a JSON pointer (RFC 6901) to a place that holds null. Raises FieldError."""
-    steps: list[Any] = []
-    at = root
-    for text in pointer.split("/")[1:] if pointer.startswith("/") else ():
-        name = text.replace("~1", "/").replace("~0", "~")
-        key: Any = name
-        if isinstance(at, list):
-            key = int(name) if name.isdecimal() and name.isascii() and int(name) < len(at) else None
-        elif not isinstance(at, dict) or name not in at:
-            key = None
-        if key is None:
-            raise FieldError("$.claims", f"{shown(pointer)} names no place")
-        steps.append(key)
-        at = at[key]
-    if not steps or at is not None:
-        raise FieldError("$.claims", f"{shown(pointer)} does not name a place that holds null")
-    return steps
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
