@@ -243,10 +243,14 @@ def default_outcome_id(outcome: Outcome) -> str:
     """The id of an imported outcome that has none, so that importing twice changes nothing.
 
     The first 32 hex digits of sha256 over the canonical JSON of `[[episode_id, interaction_id, reference], name, value, observed_at]`,
-    each as the imported line says it (null where it says nothing).
+    each as the imported line says it (null where it says nothing). Of other kinds than metrics the list goes on with kind, over and
+    messages: two demonstrations of one moment are two.
     """
     target = [outcome.episode_id, outcome.interaction_id, outcome.reference]
-    return content_hash([target, outcome.name, outcome.value, outcome.observed_at])[:32]
+    said: list[Any] = [target, outcome.name, outcome.value, outcome.observed_at]
+    if outcome.kind != "metric":
+        said += [outcome.kind, outcome.over, outcome.messages]
+    return content_hash(said)[:32]
 
 
 def view(value: Any, kind: type[_T]) -> _T:

@@ -19,6 +19,7 @@ from treadle_schemas.errors import TreadleError
 from treadle_schemas.events import OutcomeValue, Right
 
 from treadle import targets
+from treadle._delivery import Delivery
 from treadle._given import Moment, under_pytest
 from treadle._ledger import Ledger
 from treadle._outcome_event import Kind
@@ -32,6 +33,8 @@ _SOURCE_AGENT: Final = "outcomes"
 _recorders: dict[str, Recorder] = {}
 _homeless: list[Ledger] = []
 """Complains about what belongs to no workspace. Made at the first need: importing makes no lock."""
+
+_sink: Delivery | None = None
 
 
 def outcome(
@@ -200,7 +203,16 @@ def workspace_of(target: Any, workspace: str | None = None) -> str:
     return known
 
 
+def redirect(sink: Delivery | None) -> Delivery | None:
+    """Send all outcomes to `sink` from now on, None: to Kafka; gives the sink before. For treadle.testing."""
+    global _sink
+    before, _sink = _sink, sink
+    return before
+
+
 def _kept(workspace: str) -> Recorder:
+    if _sink is not None:
+        return Recorder(workspace, agent=_SOURCE_AGENT, sink=_sink)
     recorder = _recorders.get(workspace)
     if recorder is None:
         recorder = Recorder(workspace, agent=_SOURCE_AGENT)

@@ -364,6 +364,15 @@ class Recorder(Scopes, Reporting):
         self._pipeline.after_fork()
         self._delivery.after_fork()
 
+    def _redirect(self, delivery: Delivery) -> Delivery:
+        """Send elsewhere from now on; gives the delivery before. For treadle.testing."""
+        if self._buffer is not None:
+            self._buffer.work(0.0)
+        before, self._delivery = self._delivery, delivery
+        self._hooked = False
+        self._pipeline.after_fork()  # the parts that were sent there are not here
+        return before
+
     def _make_delivery(
         self,
         loaded: Settings | None,

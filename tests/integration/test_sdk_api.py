@@ -1,4 +1,4 @@
-"""Scopes and outcomes of every kind on a real Kafka: each event on the partition of its episode or reference, also from the command line."""
+"""Scopes and outcomes of every kind on a real Kafka, also from the command line; each event lies on the partition of its key."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def test_an_agent_s_episode_and_all_that_is_said_of_it_later_arrive(
     assert "give --workspace, or set TREADLE_WORKSPACE" in ran.stderr
 
     records = list(read(broker, topic(workspace_name, "interactions"), PARTITIONS))
-    events = [read_interaction(decode(r.value, r.headers).data) for r in records if b"interaction_id" in (r.value or b"")]
+    events = [
+        read_interaction(decode(r.value, r.headers).data) for r in records if b"interaction_id" in (r.value or b"")
+    ]
     # five agents of three interactions each, and the tool's result, which no request repeated word for word as a tool message
     assert len(events) == 20
     assert sorted(e.step for e in events) == sorted([0, 1, 2, 3] * 5)

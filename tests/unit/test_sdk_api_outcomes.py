@@ -7,17 +7,19 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import treadle
 from hypothesis import given
 from hypothesis import strategies as st
-from treadle import outcomes, targets
+from treadle import outcomes, targets, testing
 from treadle.errors import TargetError
 from treadle_schemas import FieldError, Handle, HandleError, WorkspaceSettings
+from treadle_schemas.canonical import content_hash
 from treadle_schemas.codec import OUTCOME, encode, make_headers
-from treadle_schemas.events import read_outcome
+from treadle_schemas.events import default_outcome_id, read_outcome
 from treadle_streams.join import arrivals
 from treadle_streams.join.grading import Grading
 
@@ -280,6 +282,41 @@ def test_what_the_join_does_not_understand_yet_is_a_dead_letter_that_says_so(sai
     understood = arrivals.understand(arrival, Grading(WorkspaceSettings(workspace="shop", partitions=1)))
     assert isinstance(understood, arrivals.Refused)
     assert understood.reason == "not_yet_joined"
+
+
+def test_the_made_up_id_of_an_imported_outcome_tells_kinds_apart() -> None:
+    said = {**BASE, "name": "demonstration", "kind": "demonstration"}
+    lines: list[dict[str, Any]] = [
+        {**said, "messages": [USER]},
+        {**said, "messages": [{"role": "user", "content": "other"}]},
+        {**BASE, "name": "demonstration"},
+    ]
+    ids = [default_outcome_id(read_outcome(line)) for line in lines]
+    assert len(set(ids)) == 3
+    # that of a metric is what it always was
+    assert ids[2] == content_hash([[None, "i", None], "demonstration", None, BASE["observed_at"]])[:32]
+
+
+# --- in tests of agents --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_what_an_agent_s_tests_record_stays_in_memory(tmp_path: Path, buffered: bool) -> None:
+    recorder = treadle.Recorder("shop", spool_dir=tmp_path, bootstrap_servers="127.0.0.1:9", buffered=buffered)
+    with testing.captured(recorder) as sink, recorder.episode():
+        with recorder.interaction(messages="x" * 3000) as turn:
+            turn.respond("y")
+        treadle.outcome(turn, "reward", 1.0)
+        treadle.outcome("pr:o/r#1", "merged", True, workspace="elsewhere")
+        recorder.flush()
+    assert sink.interactions[0]["messages"][0]["content"] == "x" * 3000
+    assert [v["name"] for v in sink.outcomes] == ["reward", "merged"]
+    assert list(tmp_path.rglob("*.seg")) == []
+    # afterwards all goes where it went before
+    assert outcomes.redirect(None) is None
+    recorder.record(messages=[USER])
+    recorder.close(timeout_s=0)
+    assert len(list(tmp_path.rglob("*.seg"))) == 1
 
 
 # --- handles in the wild -------------------------------------------------------------------------------------------------------
