@@ -1,0 +1,154 @@
+"""From a request and its reply to interactions, for every integration alike."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from treadle_schemas.ids import new_id
+
+from treadle import episodes, targets
+from treadle.integrations._formats import Asked, Reply, Sample
+from treadle.integrations._structure import SOURCES, Node, id_of
+
+if TYPE_CHECKING:
+    from treadle.recorder import Recorder
+
+__all__ = ["Place", "publish", "recorded_lately", "trouble"]
+
+_LOG = logging.getLogger("treadle")
+_QUIET_S: Final = 10.0
+_LATELY_S: Final = 120.0
+"""For so long an adapter may report a call after the HTTP hook recorded it. Some servers reuse their response ids after a while."""
+_MAX_LATELY: Final = 10_000
+
+_lately: dict[str, float] = {}
+_quiet_until: dict[str, float] = {}
+
+
+class Place:
+    """Where in the agent's work a call is made, as known just before it: the caller's episode, and what adapters say."""
+
+    __slots__ = ("_nodes", "_scope", "_step")
+
+    def __init__(self, own: Node | None = None) -> None:
+        """`own` is the node of the adapter that records; without it whatever is current is taken."""
+        self._scope = episodes.current()
+        self._nodes = [own] if own is not None else [node for source in SOURCES if (node := source()) is not None]
+        self._step: int | None = None
+        for node in self._nodes:
+            node.seen = True
+
+    def fields(self) -> dict[str, Any]:
+        """The arguments of Recorder.record that say so. What the caller's own episode says wins."""
+        scope, nodes = self._scope, self._nodes
+        said: dict[str, Any] = {}
+        for node in nodes:
+            for name in ("episode_id", "slot", "parent_id"):
+                said.setdefault(name, getattr(node, name))
+                if said[name] is None:
+                    del said[name]
+            said["tags"] = {**said.get("tags", {}), **node.tags}
+        if scope is not None:
+            theirs = {
+                "episode_id": scope.episode_id,
+                "slot": scope.slot,
+                "parent_id": scope.parent_id,
+                "task_id": scope.task_id,
+            }
+            said.update({name: given for name, given in theirs.items() if given is not None})
+        if self._step is None:
+            # one step a call, however many samples and tries it takes
+            if scope is not None:
+                self._step = scope.next_step()
+            else:
+                self._step = next((node.next_step() for node in nodes if node.episode_id is not None), None)
+        if self._step is not None:
+            said["step"] = self._step
+        return said
+
+    def recorded(self, interaction_id: str) -> None:
+        """Tell the nodes."""
+        for node in self._nodes:
+            node.recorded(interaction_id)
+
+
+def publish(
+    recorder: Recorder,
+    place: Place,
+    asked: Asked,
+    reply: Reply,
+    *,
+    started_at: str,
+    ended_at: str | None = None,
+    first_token_ms: float | None = None,
+    attempts: list[dict[str, Any]] | None = None,
+) -> None:
+    """Record what became of one call: an interaction a sample, and one without a response where there is none.
+
+    The first sample bears the reference `response:<id>`, usage and cost; the others are `response:<id>:<index>`.
+    """
+    said = place.fields()
+    tags = {**said.pop("tags", {}), **asked.tags}
+    for index, sample in enumerate(reply.samples or [Sample(messages=[])]):
+        before = len(asked.messages)
+        messages = [*asked.messages, *sample.messages]
+        if not messages:
+            trouble("a call without messages cannot be recorded", reply.error or reply.response_id or "no response")
+            return
+        error = reply.error
+        reason = sample.finish_reason
+        if not reply.complete and error is None:
+            error, reason = "truncated: the stream ended before its last event", "truncated"
+        reference = id_of(f"response:{reply.response_id}{f':{index}' if index else ''}") if reply.response_id else None
+        interaction_id = new_id()
+        handle = recorder.record(
+            interaction_id=interaction_id,
+            messages=messages,
+            response=range(before, len(messages)),
+            tools=asked.tools,
+            model=reply.model or asked.model,
+            sampling=asked.sampling,
+            usage=None if index else reply.usage,
+            cost=None if index else reply.cost,
+            finish_reason=reason,
+            logprobs=sample.logprobs,
+            token_ids=sample.token_ids,
+            status="error" if error else None,
+            error=error,
+            started_at=started_at,
+            ended_at=ended_at,
+            first_token_ms=first_token_ms,
+            attempts=attempts or None,
+            references=[reference] if reference else None,
+            tags=tags or None,
+            **said,
+        )
+        place.recorded(interaction_id)
+        if reply.response_id and not index:
+            targets.remember(reply.response_id, handle)
+            _note(reply.response_id)
+
+
+def recorded_lately(response_id: object) -> bool:
+    """Whether an answer of that id was recorded in the last two minutes."""
+    return isinstance(response_id, str) and _lately.get(response_id, 0.0) > time.monotonic()
+
+
+def trouble(kind: str, problem: object) -> None:
+    """Log what went wrong in an integration, at most one of a kind in ten seconds. Its host must not notice more than that."""
+    moment = time.monotonic()
+    if moment >= _quiet_until.get(kind, 0.0):
+        _quiet_until[kind] = moment + _QUIET_S
+        _LOG.warning("%s: %s", kind, problem)
+
+
+def _note(response_id: str) -> None:
+    _lately.pop(response_id, None)
+    _lately[response_id] = time.monotonic() + _LATELY_S
+    while len(_lately) > _MAX_LATELY:
+        try:
+            _lately.pop(next(iter(_lately)), None)
+        except (RuntimeError, StopIteration):  # another thread changed it, and looks after its size
+            return
