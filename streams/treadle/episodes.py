@@ -7,7 +7,8 @@
 
 The open scope lies in a context variable. It reaches what is called, asyncio tasks made inside, `asyncio.to_thread`, and threads given
 `contextvars.copy_context().run`. It does not reach a plain `threading.Thread`, an executor's `submit` or another process: open
-`episode.attach()` there, or in a process `recorder.episode(episode_id=...)`. A `with` inside a generator would leak to whoever iterates
+`episode.attach()` there, or in a process `recorder.episode(episode_id=...)`. A forked child has a copy: both go on with the same
+step, and time alone orders what they do at once. A `with` inside a generator would leak to whoever iterates
 it between two items: decorate the generator with `recorder.traced`, or call `episode.interaction(...)`, which asks no context variable.
 """
 

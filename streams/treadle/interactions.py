@@ -69,6 +69,7 @@ class InteractionScope:
             episode = EpisodeScope(recorder, episode_id=episode_id or self.interaction_id, inside=inside)
             inside = Place(episode, None, episode.parent_id)
         self.episode = inside.episode
+        self._address = Handle(recorder.workspace, self.episode.episode_id, self.interaction_id)
         self._claimed = self.episode.claim(self.interaction_id, inside.parent_id)
         self._caller_id = inside.caller_id
         said = {
@@ -100,16 +101,12 @@ class InteractionScope:
     @property
     def handle(self) -> str:
         """The handle's text, from the start. Keep it; treadle.outcome takes it back at any time, anywhere."""
-        return str(Handle(self._recorder.workspace, self.episode.episode_id, self.interaction_id))
+        return str(self._address)
 
     @property
     def treadle_target(self) -> targets.Target:
         """This interaction, as the target of an outcome."""
-        return targets.Target(
-            workspace=self._recorder.workspace,
-            episode_id=self.episode.episode_id,
-            interaction_id=self.interaction_id,
-        )
+        return targets.Target.of_handle(self._address)
 
     def add(self, *messages: Any) -> None:
         """Messages that the model did not produce: the user's, results of tools. Objects of client libraries are taken too."""
@@ -128,7 +125,7 @@ class InteractionScope:
         try:
             self._take(_answers.understood(answer))
             if not isinstance(answer, str):
-                targets.remember(answer, self.handle)
+                targets.remember(answer, self._address)
         except Exception as err:
             self._failed(err)
         return answer
@@ -252,7 +249,7 @@ class InteractionScope:
         if reply.response_id:
             self._response = f"response:{reply.response_id}"
             self._references.append(self._response)
-            targets.remember(reply.response_id, self.handle)
+            targets.remember(reply.response_id, self._address)
 
     def _failed(self, err: Exception) -> None:
         if self._recorder._raises():

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import treadle
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from treadle import outcomes, targets, testing
-from treadle.errors import TargetError
+from treadle.cli import main
+from treadle.errors import LogUnreachable, TargetError
 from treadle_schemas import FieldError, Handle, HandleError, WorkspaceSettings
 from treadle_schemas.canonical import content_hash
 from treadle_schemas.codec import OUTCOME, encode, make_headers
@@ -295,6 +297,35 @@ def test_the_made_up_id_of_an_imported_outcome_tells_kinds_apart() -> None:
     assert len(set(ids)) == 3
     # that of a metric is what it always was
     assert ids[2] == content_hash([[None, "i", None], "demonstration", None, BASE["observed_at"]])[:32]
+
+
+# --- the command ---------------------------------------------------------------------------------------------------------------
+
+COMMANDS: list[tuple[list[str], int, str]] = [
+    (["shop/e/i"], 2, "nothing to say: give NAME=VALUE, --comment"),
+    (["shop/e/i", "a=1", "--comment", "x", "--outcome-id", "o"], 2, "say one thing"),
+    (["shop/e/i", "reward"], 2, "is not NAME=VALUE"),
+    (["pr:org/repo#1", "merged=true"], 2, "give --workspace, or set TREADLE_WORKSPACE"),
+    (["ticket-1", "solved=true", "--episode"], 2, "give --workspace, or set TREADLE_WORKSPACE"),
+    (["no handle", "a=1"], 1, "is not a handle"),
+    (["pr:o/r#1", "a=1", "--workspace", "No.Workspace"], 1, "is not a workspace name"),
+    (["shop/e/i", "a=1"], 5, "127.0.0.1:9"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), COMMANDS, ids=[" ".join(case[0]) for case in COMMANDS])
+def test_the_command_says_what_is_wrong(
+    arguments: list[str], code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treadle.log import Admin
+
+    def absent(self: Admin) -> dict[str, int]:
+        raise LogUnreachable("no broker at 127.0.0.1:9")
+
+    monkeypatch.setattr(Admin, "partitions", absent)
+    ran = CliRunner().invoke(main, ["--bootstrap-servers", "127.0.0.1:9", "outcome", *arguments])
+    assert (ran.exit_code, ran.stdout) == (code, "")
+    assert message in ran.stderr
 
 
 # --- in tests of agents --------------------------------------------------------------------------------------------------------
