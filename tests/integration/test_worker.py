@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import msgspec
 import pytest
 from confluent_kafka import Producer
 from treadle.log import Admin, Record, Sender, read
-from treadle_schemas import GradedRow, Metric, WorkspaceSettings, codec
+from treadle_schemas import GradedRow, Metric, WorkspaceSettings, codec, split_group
 from treadle_schemas.moments import from_micros
+from treadle_schemas.parts import SentParts, link_hash, split
 from treadle_schemas.topics import group, topic
 from treadle_streams import workspaces
 from treadle_streams.broker import LocalBroker
@@ -61,13 +63,7 @@ class Bench:
         self.send("interactions", codec.INTERACTION, data, data["interaction_id"])
 
     def outcome(self, interaction_id: str, value: Any, outcome_id: str = "o", second: int = 2, **changes: Any) -> None:
-        data = {
-            "interaction_id": interaction_id,
-            "name": "reward",
-            "value": value,
-            "outcome_id": outcome_id,
-            "observed_at": at(second),
-        } | changes
+        data = outcome(interaction_id, value, outcome_id, second) | changes
         self.send("outcomes", codec.OUTCOME, data, interaction_id)
 
     def graded(self) -> dict[str, list[GradedRow]]:
@@ -110,6 +106,18 @@ def start(servers: str, home: Path, *arguments: str) -> subprocess.Popen[str]:
     environment |= {"TREADLE_HOME": str(home), "TREADLE_BOOTSTRAP_SERVERS": servers}
     command = [sys.executable, "-m", "treadle_streams.worker", *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def outcome(
+    interaction_id: str, value: Any = 1.0, outcome_id: str = "o", second: int = 2, **changes: Any
+) -> dict[str, Any]:
+    return {
+        "interaction_id": interaction_id,
+        "name": "reward",
+        "value": value,
+        "outcome_id": outcome_id,
+        "observed_at": at(second),
+    } | changes
 
 
 def said(worker: subprocess.Popen[str]) -> str:
@@ -275,6 +283,41 @@ def test_a_worker_without_its_state_refuses_instead_of_grading_anew(bench: Bench
     assert "there is no META" in reason
     assert "backup" in reason
     assert len(bench.graded()["x"]) == 1
+
+
+def test_a_row_waits_for_its_parts_across_a_kill_and_the_loss_of_the_local_state(bench: Bench) -> None:
+    value = {
+        "interaction_id": "x",
+        "episode_id": "e",
+        "agent": "bot",
+        "messages": [{"role": "user", "content": f"{n} " * 600} for n in range(3)],
+        "started_at": at(0),
+        "ended_at": at(1),
+    }
+    body, [part] = split(value, SentParts())
+    first, rest = {**part, "messages": part["messages"][:1]}, {**part, "messages": part["messages"][1:]}
+    first |= {"part": link_hash(None, first["messages"][0]), "count": 1}
+    rest["prev"] = first["part"]
+    worker = bench.start()
+    bench.send("interactions", codec.PART, rest, "e")
+    bench.send("interactions", codec.INTERACTION, body, "e")
+    bench.send("outcomes", codec.OUTCOME, outcome("x", episode_id="e"), "e")
+    bench.sender.flush()
+    bench.wait("the row waits", lambda: bench.status().get("counts", {}).get("waiting") == 1)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    bench.workers.remove(worker)
+    assert worker.stderr is not None
+    worker.stderr.close()
+    shutil.rmtree(bench.home / "state")
+    bench.start()
+    bench.send("interactions", codec.PART, first, "e")
+    bench.sender.flush()
+    bench.wait("it settles", lambda: len(bench.records("graded")) == 2)
+    sent, row = (json.loads(record.value or b"") for record in bench.records("graded"))
+    assert sent["messages"] == value["messages"]
+    assert row["interaction"] == body
+    assert row["split_group"] == split_group(None, value["messages"])  # type: ignore[arg-type]
 
 
 def test_a_start_that_cannot_succeed_says_why_and_exits_with_the_code_of_the_reason(

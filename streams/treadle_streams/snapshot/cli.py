@@ -176,7 +176,7 @@ def _line(report: RunReport, label: str) -> str:
     ]
     parts += [
         f"{reason} {tally.dropped[reason]:,}"
-        for reason in ("leak", "split_moved", "duplicate")
+        for reason in ("leak", "split_moved", "duplicate", "rights", "redacted", "erased")
         if tally.dropped.get(reason)
     ]
     if report.refused:

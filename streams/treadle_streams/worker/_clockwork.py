@@ -160,6 +160,7 @@ class Clockwork(threading.Thread):
             "settled": settled if known else None,
             "pending": captured - settled if known else None,
             "orphans": totals.get("orphans", 0) if known else None,
+            "waiting": totals.get("waiting", 0) if known else None,
             "corrections": totals.get("corrections", 0) if known else None,
             "dead_letters": dead,
             "counts": totals,
