@@ -28,6 +28,7 @@ __all__ = ["PASSES", "Export"]
 
 PASSES: Final = 3
 """How often an export's files are read: for the index, for interactions, for outcomes."""
+_NAMES: Final = ("id", "trace_id", "parent_id", "span_id", "session", "subject", "name", "key")
 
 
 class Export:
@@ -42,22 +43,15 @@ class Export:
         self._agent = agent or product
         self._index = Index()
 
-    def learn(self, on_progress: Callable[[int], None], on_bad_line: Callable[[BadLine], None]) -> int:
-        """The first pass. Returns the bytes read."""
+    def learn(self, on_progress: Callable[[int], None]) -> int:
+        """The first pass. Returns the bytes read. What is wrong with the files is said in the second."""
         before = 0
         for path in self.files:
             documents = Documents(path)
-            for number, document in documents:
+            for _, document in documents:
                 if isinstance(document, dict):
                     for item in self._items(document):
-                        try:
-                            self._index.add(item)
-                        except (UnicodeEncodeError, FieldError):
-                            on_bad_line(
-                                documents.bad(
-                                    number, "$: an id or a name holds a lone surrogate, which cannot be an id"
-                                )
-                            )
+                        self._index.add(item)
                 on_progress(before + documents.bytes_read)
             before += documents.bytes_read
         return before
@@ -89,16 +83,18 @@ class Export:
                         pass
             except FieldError as err:
                 yield err
-            except UnicodeEncodeError:
-                pass  # said in the first pass
 
     def _items(self, document: dict[str, Any]) -> Iterator[Item]:
         try:
-            yield from self._read(document, self._index.recall)
+            for item in self._read(document, self._index.recall):
+                name = _not_text(item)
+                yield (
+                    item
+                    if name is None
+                    else Bad(FieldError("$", f"its {name} holds a lone surrogate, so nothing can refer to it"))
+                )
         except FieldError as err:
             yield Bad(err)
-        except UnicodeEncodeError:
-            yield Bad(FieldError("$", "an id holds a lone surrogate, which cannot be an id"))
 
     def __enter__(self) -> Self:
         return self
@@ -107,6 +103,16 @@ class Export:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._index.__exit__(kind, value, traceback)
+
+
+def _not_text(item: Item) -> str | None:
+    """Which of the names by which items refer to each other cannot be encoded."""
+    for name in _NAMES:
+        try:
+            str(getattr(item, name, None) or "").encode()
+        except UnicodeEncodeError:
+            return name
+    return None
 
 
 class _Converted:

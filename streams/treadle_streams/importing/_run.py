@@ -188,7 +188,7 @@ class _Run:
 
     def learn(self, export: Export) -> None:
         """Read an export for the first time."""
-        self._bytes += export.learn(self._on_progress, self._bad)
+        self._bytes += export.learn(self._on_progress)
 
     def send_interactions(self, lines: Source, episodes: Episodes) -> None:
         """Send one file of interactions."""

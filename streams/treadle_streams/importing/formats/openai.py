@@ -37,6 +37,8 @@ def openai(document: dict[str, Any], recall: Recall) -> Iterator[Item]:
     node = Node(document)
     if "custom_id" in node:
         yield from _batch(node, recall)
+    elif node.any("object") == "list" and "data" not in node:
+        raise FieldError("$.data", "is missing: a list has its objects there")
     elif node.any("object") == "list" or (isinstance(document.get("data"), list) and "choices" not in node):
         for path, entry in node.nodes("data"):
             try:
@@ -65,6 +67,7 @@ def _listed(node: Node, recall: Recall) -> Iterator[Item]:
     number = int(node.needed("id").rpartition("-")[2])
     said = {name: given for name, given in node.value.items() if name != "id" and given is not None}
     yield Remember(f"stored:{found[1]}:{number}", said)
+    yield Passed("message of a stored completion")
 
 
 def _stored(node: Node, recall: Recall) -> Iterator[Item]:
