@@ -6,7 +6,9 @@ The reference knows the interactions as they were before they were split, and co
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import given, settings, target
@@ -208,7 +210,9 @@ def test_any_order_cut_repeat_batching_and_restart_gives_the_same_rows(data: st.
     expected = reference(history, clock_ms)
     target(float(sum(row["content"] is not None for row in expected.values())))
 
-    partition = deliver(order, sizes, restarts, clock_ms)
+    limit = data.draw(st.sampled_from([100, 1 << 25]), label="most part bytes of a transaction")
+    with patch.object(sys.modules["treadle_streams.join.plan"], "MAX_PART_BYTES", limit):
+        partition = deliver(order, sizes, restarts, clock_ms)
 
     kept: dict[str, Part] = {}
     last: dict[str, tuple[GradedRow, bytes | None]] = {}

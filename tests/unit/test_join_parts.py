@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import msgspec
@@ -214,6 +215,38 @@ def test_an_erased_part_wins_over_its_content_and_its_rows_say_so(first: str, ta
     assert last.grade.settled
     assert last.split_group == (task_id or bench.read()[-1][0].interaction["transcript"]["head"])
     assert not [v for v in bench.partition.records.values() if b"please please" in v]
+
+
+def test_a_winner_whose_parts_are_missing_unsettles_its_row_until_they_come() -> None:
+    bench = Bench()
+    first, parts = bench.split()
+    bench.step(*parts, first, bench.outcome())
+    earlier = {"ended_at": "2023-11-14T22:13:15Z", "messages": [{"role": "user", "content": "other " * 300}]}
+    second, more = bench.split(**earlier)
+    bench.step(second)
+    states = [json.loads(e.value or b"")["grade"]["settled"] for e in bench.partition.outputs if e.stream == "graded"]
+    assert states == [True, False]
+    bench.step(*more)
+    assert [d["reason"] for d in bench.dead] == ["conflict"]
+    last = bench.partition.outputs[-2:]
+    assert [e.stream for e in last] == ["graded", "progress"]
+    assert bench.streams == ["part", "graded", "graded", "part", "graded"]
+
+
+def test_rows_with_more_parts_than_a_transaction_takes_follow_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["treadle_streams.join.plan"], "MAX_PART_BYTES", 5_000)
+    bench = Bench()
+    for n in range(9):
+        row, parts = bench.split(interaction_id=f"i{n}", messages=[{"role": "user", "content": f"{n} " * 1_000}])
+        bench.step(*parts, row)
+    before = bench.partition.transactions
+    bench.step(*[bench.outcome(interaction_id=f"i{n}") for n in range(9)])
+    assert bench.partition.transactions - before > 1
+    assert len(bench.read()) == 9
+    assert (bench.gauge("settled"), bench.gauge("captured"), bench.gauge("orphans")) == (9, 9, 0)
+    assert {
+        k for key, value in bench.partition.records.items() for k in index_keys(key, value)
+    } == bench.partition.index
 
 
 @pytest.mark.parametrize(

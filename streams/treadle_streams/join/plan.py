@@ -42,7 +42,12 @@ __all__ = ["Plan", "StateReader", "plan"]
 MAX_ROWS_BY_TIME: Final = 500
 """Most rows that timers and ended imports bring into one transaction; the rest follow in the next."""
 MAX_BYTES_BY_TIME: Final = 16 * 1024 * 1024
+MAX_PART_BYTES: Final = 32 * 1024 * 1024
+"""Most bytes of parts that the rows of a batch bring to `.graded` in its transaction: two thousand outcomes may settle as many long
+episodes at once. The rows beyond it follow in the next transactions, as rows whose time is up."""
 _CHUNK: Final = 50
+_DEFERRED_MS: Final = 0
+"""A deadline that every clock has passed."""
 
 
 class StateReader(Protocol):
@@ -159,12 +164,14 @@ class _Batch:
     def evaluate_touched(self) -> None:
         """Grade what this batch changed."""
         for key, entry in self._rows.items():
-            if entry.touched:
+            if entry.touched and self._emitted_bytes > MAX_PART_BYTES and _names_parts(entry.row):
+                self._defer(key, entry)
+            elif entry.touched:
                 self._evaluate(key, entry)
 
     def fire_timers(self) -> None:
         """Grade the rows whose deadline the clock has passed."""
-        self._by_time(self._reader.due(self.meta.clock_ms))
+        self._by_time(self._reader.due(max(self.meta.clock_ms, _DEFERRED_MS + 1)))
 
     def release_imports(self) -> None:
         """Grade the rows that imports had parked which are over now, and forget those imports."""
@@ -294,6 +301,9 @@ class _Batch:
                 self.meta.count("graded")
                 self.meta.count("corrections", int(row.revision > 1))
             self.out.outputs.append(emission)
+        self._put(key, entry, row)
+
+    def _put(self, key: bytes, entry: _Entry, row: RowState) -> None:
         for name, now in _gauges(row).items():
             self.meta.count(name, now - entry.gauges[name])
         value = encode(row)
@@ -303,6 +313,13 @@ class _Batch:
         if entry.before is not None:
             kept = set(index_keys(key, value))
             self.out.drop_index.extend(k for k in index_keys(key, entry.before) if k not in kept)
+
+    def _defer(self, key: bytes, entry: _Entry) -> None:
+        """Grade the row in the next transaction: its timer is due at once."""
+        assert entry.row is not None
+        entry.row.deadline_ms, entry.row.parked = _DEFERRED_MS, False
+        self.out.more = True
+        self._put(key, entry, entry.row)
 
     def _refuse(self, refused: Refused) -> None:
         self.out.outputs.append(dead_letter(refused, self._grading.settings.workspace))
@@ -314,6 +331,10 @@ class _Batch:
     def _import_open(self, import_id: str) -> bool:
         state = self.meta.imports.get(import_id)
         return state is not None and not state.over(self.meta.clock_ms)
+
+
+def _names_parts(row: RowState | None) -> bool:
+    return row is not None and row.captured is not None and bool(row.captured.parts)
 
 
 def _gauges(row: RowState | None) -> dict[str, int]:
