@@ -8,18 +8,24 @@
 Light: importing starts no thread and opens no connection, and Kafka's client is loaded at the first event.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from treadle_schemas import Handle
 
-from treadle.consuming import Consumed, consume
 from treadle.episodes import EpisodeScope, current_turn
 from treadle.episodes import current as current_episode
 from treadle.interactions import InteractionScope
 from treadle.memory import MemorySink
 from treadle.outcomes import comment, demonstration, episode_outcome, flush, outcome, preference, retract, rights
 from treadle.recorder import Recorder
-from treadle.releases import Releases
 from treadle.settings import Settings
 from treadle.targets import Target
+
+if TYPE_CHECKING:
+    from treadle.consuming import Consumed, consume
+    from treadle.integrations import instrument, uninstrument, wrap
+    from treadle.releases import Releases
 
 __all__ = [
     "Consumed",
@@ -38,8 +44,30 @@ __all__ = [
     "demonstration",
     "episode_outcome",
     "flush",
+    "instrument",
     "outcome",
     "preference",
     "retract",
     "rights",
+    "uninstrument",
+    "wrap",
 ]
+
+_AT_FIRST_USE = {
+    "Consumed": "consuming",
+    "Releases": "releases",
+    "consume": "consuming",
+    "instrument": "integrations",
+    "uninstrument": "integrations",
+    "wrap": "integrations",
+}
+"""Names that an agent which records by hand does not need, and their modules."""
+
+
+def __getattr__(name: str) -> Any:
+    module = _AT_FIRST_USE.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = found
+    return found

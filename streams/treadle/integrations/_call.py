@@ -73,7 +73,11 @@ def begin(recorder: Recorder, request: Request) -> Call | None:
         body = request.content
     except Exception:  # a body that is streamed out: an upload, not a chat
         return None
-    return Call(recorder, path, body, request.headers.get(_RETRY_COUNT))
+    # other services have such paths too, and shall take no step of the caller's episode
+    if not any(field in body for field in (b'"messages"', b'"input"', b'"prompt"')):
+        return None
+    call = Call(recorder, path, body, request.headers.get(_RETRY_COUNT))
+    return None if call.place.explicit else call
 
 
 class Call:
@@ -91,8 +95,8 @@ class Call:
         earlier = _waiting.take(self._key) if retry_count not in (None, "0") else None
         self._began = now()
         self._clock = time.monotonic()
-        self._place = Place() if earlier is None else earlier._place
-        self._started_at = self._began if earlier is None else earlier._started_at
+        self.place: Place = Place(recorder) if earlier is None else earlier.place
+        self._started_at: str = self._began if earlier is None else earlier._started_at
         if earlier is not None:
             self.attempts = earlier.attempts
         self._last_problem: tuple[int | None, str] = (None, "")
@@ -189,7 +193,7 @@ class Call:
         if asked is not None:
             publish(
                 self._recorder,
-                self._place,
+                self.place,
                 asked,
                 reply,
                 started_at=self._started_at,

@@ -28,50 +28,38 @@ _quiet_until: dict[str, float] = {}
 
 
 class Place:
-    """Where in the agent's work a call is made, as known just before it: the caller's episode, and what adapters say."""
+    """Where in the agent's work a call is made, as known just before it: the caller's open episode, and what adapters say.
 
-    __slots__ = ("_nodes", "_scope", "_step")
+    The call's interaction id is known from here on.
+    """
 
-    def __init__(self, own: Node | None = None) -> None:
-        """`own` is the node of the adapter that records; without it whatever is current is taken."""
-        self._scope = episodes.current()
+    def __init__(self, recorder: Recorder, own: Node | None = None) -> None:
+        """`own` is the node of the adapter that records; without it whatever is current is taken, and marked as seen."""
+        self.interaction_id = new_id()
         self._nodes = [own] if own is not None else [node for source in SOURCES if (node := source()) is not None]
-        self._step: int | None = None
         for node in self._nodes:
             node.seen = True
-
-    def fields(self) -> dict[str, Any]:
-        """The arguments of Recorder.record that say so. What the caller's own episode says wins."""
-        scope, nodes = self._scope, self._nodes
-        said: dict[str, Any] = {}
-        for node in nodes:
-            for name in ("episode_id", "slot", "parent_id"):
-                said.setdefault(name, getattr(node, name))
-                if said[name] is None:
-                    del said[name]
-            said["tags"] = {**said.get("tags", {}), **node.tags}
-        if scope is not None:
-            theirs = {
-                "episode_id": scope.episode_id,
-                "slot": scope.slot,
-                "parent_id": scope.parent_id,
-                "task_id": scope.task_id,
-            }
-            said.update({name: given for name, given in theirs.items() if given is not None})
-        if self._step is None:
-            # one step a call, however many samples and tries it takes
-            if scope is not None:
-                self._step = scope.next_step()
-            else:
-                self._step = next((node.next_step() for node in nodes if node.episode_id is not None), None)
-        if self._step is not None:
-            said["step"] = self._step
-        return said
-
-    def recorded(self, interaction_id: str) -> None:
-        """Tell the nodes."""
+        turn = episodes.current_turn()
+        self.explicit = (
+            turn is not None and turn.explicit and turn.is_open and turn.episode.workspace == recorder.workspace
+        )
+        """The host records this call itself: nobody else shall."""
+        self.fields: dict[str, Any] = {} if self.explicit else self._claim(recorder)
+        """The arguments of Recorder.record that say where. What the caller's own episode says wins."""
+        self.tags: dict[str, Any] = {**self.fields.pop("tags", {})}
         for node in self._nodes:
-            node.recorded(interaction_id)
+            self.tags = {**node.tags, **self.tags}
+
+    def _claim(self, recorder: Recorder) -> dict[str, Any]:
+        said = episodes.claim(recorder.workspace, self.interaction_id)
+        for node in self._nodes:
+            if "episode_id" not in said and node.episode_id is not None:
+                said.update(episode_id=node.episode_id, step=node.next_step())
+            for name, given in (("slot", node.slot), ("parent_id", node.parent_id)):
+                if given is not None:
+                    said.setdefault(name, given)
+            node.recorded(self.interaction_id)
+        return said
 
 
 def publish(
@@ -89,8 +77,9 @@ def publish(
 
     The first sample bears the reference `response:<id>`, usage and cost; the others are `response:<id>:<index>`.
     """
-    said = place.fields()
-    tags = {**said.pop("tags", {}), **asked.tags}
+    said = dict(place.fields)
+    shared = said.pop("references", [])
+    tags = {**place.tags, **asked.tags}
     for index, sample in enumerate(reply.samples or [Sample(messages=[])]):
         before = len(asked.messages)
         messages = [*asked.messages, *sample.messages]
@@ -102,7 +91,7 @@ def publish(
         if not reply.complete and error is None:
             error, reason = "truncated: the stream ended before its last event", "truncated"
         reference = id_of(f"response:{reply.response_id}{f':{index}' if index else ''}") if reply.response_id else None
-        interaction_id = new_id()
+        interaction_id = new_id() if index else place.interaction_id
         handle = recorder.record(
             interaction_id=interaction_id,
             messages=messages,
@@ -121,11 +110,10 @@ def publish(
             ended_at=ended_at,
             first_token_ms=first_token_ms,
             attempts=attempts or None,
-            references=[reference] if reference else None,
+            references=[*shared, *([reference] if reference else ())] or None,
             tags=tags or None,
             **said,
         )
-        place.recorded(interaction_id)
         if reply.response_id and not index:
             targets.remember(reply.response_id, handle)
             _note(reply.response_id)

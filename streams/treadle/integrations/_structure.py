@@ -54,14 +54,14 @@ class Node:
         model: bool = False,
     ) -> None:
         self.outer = outer
-        self.episode_id = episode_id if outer is None else outer.episode_id
-        self.slot = slot or (None if outer is None else outer.slot)
-        self.tags = {**({} if outer is None else outer.tags), **(tags or {})}
+        self.episode_id: str | None = episode_id if outer is None else outer.episode_id
+        self.slot: str | None = slot or (None if outer is None else outer.slot)
+        self.tags: dict[str, str] = {**({} if outer is None else outer.tags), **(tags or {})}
         self.model = model
         self.open = True
         self.seen = False
         """A request to a model left under this node, and is recorded by who saw it."""
-        self.parent_id = None if outer is None else outer.last if tool else outer.parent_id
+        self.parent_id: str | None = None if outer is None else outer.last if tool else outer.parent_id
         """The interaction that called the tool that this is part of."""
         # the latest interaction of this agent; what a tool does inside has a latest of its own
         self._cell: list[str] = [] if outer is None or tool else outer._cell

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from treadle_schemas.canonical import loads
+from treadle_schemas.errors import ContractError
 
 __all__ = ["Unreadable", "decoded", "events"]
 
@@ -66,7 +67,7 @@ def _event(index: int, block: bytes) -> Iterator[tuple[int, str | None, Any]]:
         return
     try:
         value = loads(text)
-    except ValueError:
+    except ContractError:
         return
     yield index, name, value
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 __all__ = [
-    "Assembler",
     "Asked",
+    "Assembler",
     "Format",
     "Reply",
     "Sample",
