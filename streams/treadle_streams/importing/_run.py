@@ -189,6 +189,7 @@ class _Run:
     def learn(self, export: Export) -> None:
         """Read an export for the first time."""
         self._bytes += export.learn(self._on_progress)
+        self._on_progress(self._bytes)
 
     def send_interactions(self, lines: Source, episodes: Episodes) -> None:
         """Send one file of interactions."""
@@ -242,6 +243,9 @@ class _Run:
                     self._bad(lines.bad(number, err))
             self._bytes = before + lines.bytes_read
             self._on_progress(self._bytes)
+        # a file's last lines, or all of an export's, may hold nothing of this kind
+        self._bytes = before + lines.bytes_read
+        self._on_progress(self._bytes)
 
     def _send(self, kind: str, event_type: str, key: str, body: bytes) -> None:
         report = self._report
