@@ -37,7 +37,7 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 MAX_MESSAGES = 10_000
 MAX_METRIC_NAME = 128
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=msgspec.Struct)
 OutcomeValue = bool | int | float | str | None
 
 

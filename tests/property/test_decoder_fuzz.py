@@ -13,10 +13,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from treadle_schemas.codec import INTERACTION, OUTCOME, PART, TYPES
-from treadle_schemas.events import Interaction, Outcome
+from treadle_schemas.errors import FieldError
+from treadle_schemas.events import Interaction, Outcome, read_interaction, read_outcome
 from treadle_schemas.parts import SentParts, split
 
 _SPEC = importlib.util.spec_from_file_location("fuzz_oracle", Path(__file__).parent.parent / "fuzz" / "oracle.py")
@@ -191,3 +193,33 @@ def test_the_oracle_sees_each_class() -> None:
         "refused UnknownType": 1,
         "refused by the join: wrong_workspace": 1,
     }
+
+
+LONE = {"interaction_id": "i", "agent": "a", "messages": [{"role": "user"}], "started_at": NOON, "ended_at": NOON}
+SAID = {"interaction_id": "i", "name": "reward", "value": 1, "observed_at": NOON, "outcome_id": "o"}
+
+
+@pytest.mark.parametrize(
+    ("read", "value", "field"),
+    [
+        (read_interaction, {**LONE, "status": "\ud83d"}, "$.status"),
+        (read_interaction, {**LONE, "rights": {"train": "\udc00"}}, "$.rights"),
+        (read_outcome, {**SAID, "kind": "\ud83d"}, "$.kind"),
+        (read_outcome, {**SAID, "op": "\ud83d", "\ud83d": 1}, "$.op"),
+    ],
+    ids=range(4),
+)
+def test_a_lone_surrogate_where_a_literal_belongs_is_a_typed_error(
+    read: Any, value: dict[str, Any], field: str
+) -> None:
+    # found by the fuzzer: msgspec raises UnicodeEncodeError there, which ended the worker
+    with pytest.raises(FieldError) as caught:
+        read(value)
+    assert caught.value.field == field
+
+
+def test_a_lone_surrogate_in_the_name_of_an_unknown_field_is_no_harm() -> None:
+    value = {**LONE, "\ud83d": 1, "rights": {"train": "deny", "\ud83d": 2}, "tags": {"\ud83d": "x"}}
+    read = read_interaction(value)
+    assert read.rights is not None
+    assert (read.rights.train, read.tags) == ("deny", {"\ud83d": "x"})

@@ -121,7 +121,7 @@ class _Converted:
     def __init__(self, export: Export, path: Path, kind: Literal["interactions", "outcomes"]) -> None:
         self._export = export
         self._documents = Documents(path)
-        self._kind = kind
+        self._kind: Literal["interactions", "outcomes"] = kind
         self.bytes_read = 0
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:

@@ -118,7 +118,7 @@ class _Sends(Protocol):
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None = None
     ) -> None: ...
 
-    def wait_below(self, limit: int) -> None: ...
+    def wait_below(self, in_flight: int) -> None: ...
 
     def flush(self, timeout_s: float) -> None: ...
 
@@ -140,7 +140,7 @@ class _Nowhere:
             if self._kept[topic] <= SHOWN_ROWS:
                 self._rows.append(loads(value))
 
-    def wait_below(self, limit: int) -> None:
+    def wait_below(self, in_flight: int) -> None:
         pass
 
     def flush(self, timeout_s: float) -> None:

@@ -101,3 +101,4 @@ class Format(Protocol):
 
     def __call__(self, document: dict[str, Any], recall: Recall) -> Iterator[Item]:
         """The items of one decoded document. Raises FieldError where the whole of it cannot be read; parts that cannot are `Bad`."""
+        ...
