@@ -211,6 +211,62 @@ def test_what_list_runs_dumps_is_read() -> None:
             assert ours.messages == theirs.messages
 
 
+def test_what_langchain_really_sends_to_langsmith_is_read() -> None:
+    models = pytest.importorskip("langchain_core.language_models.fake_chat_models")
+    messages = pytest.importorskip("langchain_core.messages")
+    runnables = pytest.importorskip("langchain_core.runnables")
+    tracers = pytest.importorskip("langchain_core.tracers.langchain")
+    langsmith = pytest.importorskip("langsmith")
+    dumps_json = pytest.importorskip("langsmith._internal._serde").dumps_json
+    kept: dict[str, dict[str, Any]] = {}
+
+    class Kept(langsmith.Client):  # type: ignore[misc, name-defined, unused-ignore]
+        """Keeps what would go to the server."""
+
+        def create_run(self, name: str, inputs: Any, run_type: str, **more: Any) -> None:
+            kept[str(more["id"])] = {"name": name, "inputs": inputs, "run_type": run_type, **more}
+
+        def update_run(self, run_id: Any, **more: Any) -> None:
+            kept[str(run_id)].update({key: given for key, given in more.items() if given is not None})
+
+    call = {"name": "get_order", "args": {"id": 17}, "id": "call_1"}
+    model = models.FakeMessagesListChatModel(
+        responses=[messages.AIMessage("", tool_calls=[call]), messages.AIMessage([{"type": "text", "text": "Sent."}])]
+    )
+
+    def agent(question: str) -> Any:
+        asked = [messages.SystemMessage("s"), messages.HumanMessage(question)]
+        planned = model.invoke(asked)
+        return model.invoke([*asked, planned, messages.ToolMessage(TOOL["content"], tool_call_id="call_1")])
+
+    tracer = tracers.LangChainTracer(
+        client=Kept(api_key="none", api_url="http://127.0.0.1:9", auto_batch_tracing=False)
+    )
+    config = {"callbacks": [tracer], "metadata": {"thread_id": "t"}, "run_name": "desk_agent"}
+    runnables.RunnableLambda(agent).invoke("Where?", config=config)
+    tracer.wait_for_futures()
+    lines: list[dict[str, Any]] = []
+    with Export("langsmith", []) as export:
+        runs = [
+            json.loads(dumps_json({k: v for k, v in run.items() if k != "dangerously_allow_filesystem"}))
+            for run in kept.values()
+        ]
+        for run in runs:
+            for item in FORMATS["langsmith"](run, lambda key: None):
+                export._index.add(item)
+        for run in runs:
+            lines += [line for line in export.lines(run, "interactions") if isinstance(line, dict)]
+    last = lines[-1]
+    assert [(line["agent"], line["episode_id"]) for line in lines] == [("desk_agent", "t")] * 2
+    assert last["messages"] == [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "Where?"},
+        {**called('{"id":17}'), "content": ""},
+        TOOL,
+        {"role": "assistant", "content": "Sent."},
+    ]
+
+
 # Phoenix and OpenTelemetry.
 
 
