@@ -1,7 +1,8 @@
 """A local HTTP server that speaks OpenAI's chat completions and responses and Anthropic's messages, streams and errors included.
 
-What it answers is decided by the request's model name: `tool` calls a tool unless the last message is a tool's result, `flaky` answers 429 first,
-`broken` answers 500, `drop` cuts the stream, `slow` waits between events, `gzip` compresses, `html` is no API at all; anything else says hello.
+What it answers is decided by the request's model name: `tool` calls a tool unless the last message is a tool's result, `flaky` answers
+429 first, `broken` answers 500, `drop` cuts the stream, `slow` waits between events, `gzip` compresses, `html` is no API at all; anything
+else says hello.
 """
 
 from __future__ import annotations

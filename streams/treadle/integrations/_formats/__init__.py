@@ -8,7 +8,17 @@ from treadle.integrations._formats._anthropic import Anthropic
 from treadle.integrations._formats._chat import Chat
 from treadle.integrations._formats._events import Unreadable, decoded, events
 from treadle.integrations._formats._responses import Responses
-from treadle.integrations._formats._shape import Asked, Assembler, Format, Reply, Sample, error_text
+from treadle.integrations._formats._shape import (
+    Asked,
+    Assembler,
+    Format,
+    Reply,
+    Sample,
+    error_text,
+    function_tool,
+    picked,
+    total_usage,
+)
 
 __all__ = [
     "ROUTES",
@@ -22,6 +32,9 @@ __all__ = [
     "error_text",
     "events",
     "format_of",
+    "function_tool",
+    "picked",
+    "total_usage",
 ]
 
 _FORMATS: Final[dict[str, Format]] = {
