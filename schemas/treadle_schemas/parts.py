@@ -22,15 +22,14 @@ Everything here is pure but `SentParts`, the memory of a recorder.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 
 from treadle_schemas._pointers import escaped, place, put
+from treadle_schemas._sent import SentParts, Tail
 from treadle_schemas.canonical import canonical_json, content_hash, dumps
 from treadle_schemas.errors import FieldError, PartErased, PartMissing, shown
 from treadle_schemas.events import MAX_MESSAGES
@@ -63,8 +62,6 @@ LINK_BYTES: Final = 512 * 1024
 """A link is cut where its messages grow longer than this: far below the largest event."""
 HASH_DIGITS: Final = 32
 """128 bits, as hex: no accidental collision among 10**12 parts of one episode."""
-MAX_SENT: Final = 100_000
-"""Parts that a process remembers to have sent: about 15 MB."""
 
 Value = dict[str, Any]
 
@@ -84,40 +81,6 @@ _UNTOUCHED: Final = frozenset(
     }
 )
 """Fields of an interaction where null would say something else."""
-
-
-class SentParts:
-    """Which parts of which episodes this process has sent. Bounded: what it forgot is sent again, which is harmless."""
-
-    def __init__(self, limit: int = MAX_SENT) -> None:
-        """Remembers at most about `limit` parts; the episodes that were used longest ago go first."""
-        self._limit = limit
-        self._count = 0
-        self._episodes: OrderedDict[str, set[str]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def missing(self, episode_id: str, hashes: Iterable[str]) -> set[str]:
-        """Those of `hashes` that were not sent in that episode."""
-        with self._lock:
-            known = self._episodes.get(episode_id, ())
-            return {h for h in hashes if h not in known}
-
-    def add(self, episode_id: str, hashes: Iterable[str]) -> None:
-        """Remember parts as sent."""
-        with self._lock:
-            known = self._episodes.setdefault(episode_id, set())
-            self._episodes.move_to_end(episode_id)
-            before = len(known)
-            known.update(hashes)
-            self._count += len(known) - before
-            while self._count > self._limit and self._episodes:
-                _, forgotten = self._episodes.popitem(last=False)
-                self._count -= len(forgotten)
-
-    def forget(self, episode_id: str) -> None:
-        """The parts of an episode did not get out after all: send them again with the next interaction."""
-        with self._lock:
-            self._count -= len(self._episodes.pop(episode_id, ()))
 
 
 class PartRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -200,7 +163,11 @@ def split(value: Value, sent: SentParts) -> tuple[Value, list[Value]]:
 def _split(
     value: Value, messages: list[Any], episode_id: str, named: bool, sent: SentParts
 ) -> tuple[Value, list[Value]]:
-    encoded = [canonical_json(m) for m in messages]
+    tail, mark = sent.tail(episode_id)
+    known = _Known.of(messages, tail)
+    new = messages[known.count :]
+    encoded = [canonical_json(m) for m in new]
+    size = known.size + sum(map(len, encoded))
     out = dict(value)
     claims: dict[str, str] = {}
     values: dict[str, Any] = {}
@@ -211,23 +178,54 @@ def _split(
     if len(dumps(others)) > LONG_BYTES:
         out |= {name: _below(item, "", name, claims, values) for name, item in others.items()}
     links: list[_Link] = []
-    if messages and sum(map(len, encoded)) > (SHORT_BYTES if named else LONG_BYTES):
-        links = _chained(messages, encoded, values)
+    tail = None
+    if messages and size > (SHORT_BYTES if named else LONG_BYTES):
+        links = _chained(new, encoded, known.head, values)
+        head = links[-1].hash if links else known.head
+        assert head is not None, "a transcript that is not empty has a head"
+        tail = Tail(len(messages), head, size, known.digest_with(new))
         out["messages"] = []
-        out["transcript"] = {"head": links[-1].hash, "count": len(messages)}
+        out["transcript"] = {"head": head, "count": len(messages)}
     if claims:
         out["claims"] = claims
-    if not links and not claims:
+    if tail is None and not claims:
         return value, []
     fresh = sent.missing(episode_id, [*values, *(link.hash for link in links)])
     parts: list[Value] = [
         {"episode_id": episode_id, "part": name, "value": item} for name, item in values.items() if name in fresh
     ]
     # a part is sent after all that it needs, so everything up to the last known one is there
-    known = max((n for n, link in enumerate(links, 1) if link.hash not in fresh), default=0)
-    parts += _cut(episode_id, links, known)
-    sent.add(episode_id, fresh)
+    start = max((n for n, link in enumerate(links, 1) if link.hash not in fresh), default=0)
+    parts += _cut(episode_id, links, start, known)
+    sent.add(episode_id, fresh, tail, mark)
     return out, parts
+
+
+@dataclass(slots=True)
+class _Known:
+    """The messages that a transcript begins with and that were sent before."""
+
+    count: int
+    head: str | None
+    size: int
+    digest: Any
+    """SHA-256 over the members of the JSON list of these messages: where it is equal, so is the chain."""
+
+    @classmethod
+    def of(cls, messages: list[Any], tail: Tail | None) -> _Known:
+        """Those up to `tail`, where the messages begin with the same; else none."""
+        if tail is not None and tail.count <= len(messages):
+            digest = hashlib.sha256(dumps(messages[: tail.count])[1:-1])
+            if digest.digest() == tail.digest:
+                return cls(tail.count, tail.head, tail.size, digest)
+        return cls(0, None, 0, hashlib.sha256())
+
+    def digest_with(self, new: list[Any]) -> bytes:
+        """The digest of these messages and `new` ones."""
+        whole = self.digest.copy()
+        if new:
+            whole.update((b"," if self.count else b"") + dumps(new)[1:-1])
+        return bytes(whole.digest())
 
 
 @dataclass(slots=True)
@@ -238,9 +236,9 @@ class _Link:
     size: int
 
 
-def _chained(messages: list[Any], encoded: list[bytes], values: dict[str, Any]) -> list[_Link]:
+def _chained(messages: list[Any], encoded: list[bytes], head: str | None, values: dict[str, Any]) -> list[_Link]:
     links: list[_Link] = []
-    prev = ""
+    prev = head or ""
     for message, data in zip(messages, encoded, strict=True):
         claims: dict[str, str] = {}
         stub = message
@@ -252,7 +250,7 @@ def _chained(messages: list[Any], encoded: list[bytes], values: dict[str, Any]) 
     return links
 
 
-def _cut(episode_id: str, links: list[_Link], start: int) -> Iterator[Value]:
+def _cut(episode_id: str, links: list[_Link], start: int, known: _Known) -> Iterator[Value]:
     while start < len(links):
         end, size = start, 0
         while end < len(links) and (end == start or size + links[end].size <= LINK_BYTES):
@@ -261,8 +259,8 @@ def _cut(episode_id: str, links: list[_Link], start: int) -> Iterator[Value]:
         part: Value = {
             "episode_id": episode_id,
             "part": links[end - 1].hash,
-            "prev": links[start - 1].hash if start else None,
-            "count": end,
+            "prev": links[start - 1].hash if start else known.head,
+            "count": known.count + end,
             "messages": [link.message for link in links[start:end]],
         }
         claims = {
