@@ -11,7 +11,18 @@ import pytest
 from treadle_schemas import GradedRow, Metric, WorkspaceSettings, codec, split_group
 from treadle_schemas.canonical import dumps, loads
 from treadle_schemas.parts import Part, SentParts, read_part, resolve, split
-from treadle_streams.join import END_MARGIN_MS, Arrival, Emission, Grading, MemoryPartition, Meta, index_keys
+from treadle_streams.join import (
+    END_MARGIN_MS,
+    Arrival,
+    Emission,
+    Grading,
+    MemoryPartition,
+    Meta,
+    decode,
+    encode,
+    index_keys,
+    row_key,
+)
 
 T0_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -221,7 +232,10 @@ def test_a_winner_whose_parts_are_missing_unsettles_its_row_until_they_come() ->
     bench = Bench()
     first, parts = bench.split()
     bench.step(*parts, first, bench.outcome())
-    earlier = {"ended_at": "2023-11-14T22:13:15Z", "messages": [{"role": "user", "content": "other " * 300}]}
+    earlier: dict[str, Any] = {
+        "ended_at": "2023-11-14T22:13:15Z",
+        "messages": [{"role": "user", "content": "other " * 300}],
+    }
     second, more = bench.split(**earlier)
     bench.step(second)
     states = [json.loads(e.value or b"")["grade"]["settled"] for e in bench.partition.outputs if e.stream == "graded"]
@@ -329,3 +343,18 @@ def test_the_index_of_what_waits_is_rebuilt_from_the_changelog_alone() -> None:
     rebuilt = {k for key, value in bench.partition.records.items() for k in index_keys(key, value)}
     assert rebuilt == bench.partition.index
     assert Meta.decode(bench.partition.records[b"\0m"]).counts["parts"] == 1
+
+
+def test_state_that_an_earlier_version_wrote_is_read() -> None:
+    bench = Bench()
+    short = interaction(messages=[{"role": "user", "content": "hi"}])
+    bench.step(bench.record("interactions", codec.INTERACTION, short), bench.outcome())
+    key = row_key("e", "i")
+    data = bench.partition.records[key]
+    length = int.from_bytes(data[9:13])
+    header = json.loads(data[13 : 13 + length])
+    header[4] = header[4][:11]  # before parts and rights
+    old = json.dumps(header[:15], separators=(",", ":")).encode()
+    row = decode(data[:9] + len(old).to_bytes(4) + old + data[13 + length :])
+    assert row == decode(data)
+    assert encode(row) == data
