@@ -1,4 +1,4 @@
-"""The parts of long contexts that a reader of `.graded` has seen: bounded, and read again from the topic where it forgot."""
+"""The parts of long contexts that a reader of `.graded` or `.interactions` saw: bounded, and read again from the topic where forgotten."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ __all__ = ["PartMemory"]
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """JSON bytes of parts that are kept; those of the episodes used longest ago go first."""
+Again = Callable[[], Iterable[tuple[dict[str, Any], int]]]
+"""Gives the part records of an episode, each with its size, once more."""
 
 
 class PartMemory:
-    """Puts rows together from the parts that came before them."""
+    """Puts rows and interactions together from the parts that came before them."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -38,27 +40,37 @@ class PartMemory:
             _, (_, freed) = self._episodes.popitem(last=False)
             self._bytes -= freed
 
-    def whole(self, row: GradedRow, again: Callable[[], Iterable[tuple[dict[str, Any], int]]]) -> GradedRow:
-        """The row with its parts put back. `again` reads the part records of its episode anew, where some were forgotten or never seen.
+    def whole(self, row: GradedRow, again: Again) -> GradedRow:
+        """The row with its parts put back.
 
         A row that was erased, and an unsettled one whose parts have not come, stay as they are. Raises PartMissing, FieldError.
         """
         if row.erased:
             return row
+        try:
+            interaction = self.together(row.episode_id, row.interaction, again)
+        except PartErased:
+            return row
+        except PartMissing:
+            if row.grade.settled:
+                raise
+            return row
+        return row if interaction is row.interaction else msgspec.structs.replace(row, interaction=interaction)
+
+    def together(self, episode_id: str, interaction: dict[str, Any], again: Again) -> dict[str, Any]:
+        """An interaction's value with its parts put back. `again` reads the part records of its episode anew, where some were forgotten
+        or never seen. Raises PartMissing, PartErased, FieldError."""
         for last in (False, True):
-            known = self._episodes.get(row.episode_id, ({}, 0))[0]
+            known = self._episodes.get(episode_id, ({}, 0))[0]
             try:
-                interaction = resolve(row.interaction, known.get)
-            except PartErased:
-                return row
+                found = resolve(interaction, known.get)
             except PartMissing:
-                if last and row.grade.settled:
+                if last:
                     raise
-                if not last:
-                    for value, size in again():
-                        self.take(value, size)
+                for value, size in again():
+                    self.take(value, size)
                 continue
-            if row.episode_id in self._episodes:
-                self._episodes.move_to_end(row.episode_id)
-            return row if interaction is row.interaction else msgspec.structs.replace(row, interaction=interaction)
-        return row
+            if episode_id in self._episodes:
+                self._episodes.move_to_end(episode_id)
+            return found
+        raise AssertionError("unreachable: the second round returns or raises")

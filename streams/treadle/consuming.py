@@ -1,15 +1,17 @@
-"""`consume`: a workspace's graded rows, progress or releases as typed values, for programs of your own."""
+"""`consume`: a workspace's interactions, graded rows, progress or releases as typed values, for programs of your own."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
-from treadle_schemas.codec import CLOCK, GRADED, PART, PROGRESS, RELEASE, decode
-from treadle_schemas.errors import ContractError, FieldError
+from treadle_schemas.codec import CLOCK, GRADED, IMPORT_MARKER, INTERACTION, PART, PROGRESS, RELEASE, Event, decode
+from treadle_schemas.errors import ContractError, FieldError, PartErased, PartMissing
+from treadle_schemas.events import Interaction, read_interaction
 from treadle_schemas.records import GradedRow, Progress, ReleaseEvent
 from treadle_schemas.topics import topic
 
@@ -23,14 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["Consumed", "consume"]
 
 T = TypeVar("T")
-Kind = Literal["graded", "progress", "releases"]
+Kind = Literal["interactions", "graded", "progress", "releases"]
 Start = Literal["beginning", "end"] | Mapping[int, int]
 
+_LOG: Final = logging.getLogger("treadle")
 _TYPES: Final[dict[str, tuple[str, type[Any]]]] = {
+    "interactions": (INTERACTION, Interaction),
     "graded": (GRADED, GradedRow),
     "progress": (PROGRESS, Progress),
     "releases": (RELEASE, ReleaseEvent),
 }
+_BESIDE: Final = {INTERACTION: (PART, IMPORT_MARKER), GRADED: (PART,), PROGRESS: (CLOCK,), RELEASE: ()}
+"""What else lies on a topic, by the type of what is wanted from it."""
 _POLL_S: Final = 0.5
 
 
@@ -39,6 +45,9 @@ class Consumed(Generic[T]):
 
     Iteration ends after `idle_s` without a record (None: never). It reads committed records, waits out a lost connection, and raises
     ContractError, with topic, partition and offset, at a record that this version cannot read: nothing is skipped in silence.
+
+    Of interactions, which anybody may write, an unreadable one is logged and counted in `refused`: the join makes it a dead letter. The
+    same interaction may come twice.
     """
 
     def __init__(self, servers: str, name: str, kind: str, start: Start, idle_s: float | None) -> None:
@@ -62,6 +71,8 @@ class Consumed(Generic[T]):
         self._reader = TailReader(servers, found)
         self._servers = servers
         self._parts = PartMemory()
+        self.refused = 0
+        """Records among the interactions that were none."""
 
     @property
     def positions(self) -> dict[int, int]:
@@ -97,18 +108,34 @@ class Consumed(Generic[T]):
             where = f"{record.topic}[{record.partition}]@{record.offset}"
             try:
                 event = decode(record.value, record.headers)
-                if event.type == PART and self._wanted == GRADED:
+                if event.type == PART and PART in _BESIDE[self._wanted]:
                     self._parts.take(event.data, len(record.value or b""))
-                elif event.type not in (self._wanted, CLOCK):
+                elif event.type != self._wanted and event.type not in _BESIDE[self._wanted]:
                     raise FieldError("headers.ce_type", f"{event.type} does not belong here")
-                value: Any = msgspec.convert(event.data, self._struct) if event.type == self._wanted else None
-                if isinstance(value, GradedRow):
-                    value = self._parts.whole(value, lambda record=record: self._parts_before(record))  # type: ignore[misc]
+                value: Any = self._value(event, record) if event.type == self._wanted else None
             except (ContractError, msgspec.ValidationError) as err:
-                raise ContractError(f"{where}: {err}") from err
+                if self._wanted != INTERACTION:
+                    raise ContractError(f"{where}: {err}") from err
+                self.refused += 1
+                _LOG.warning("%s is no interaction, the join makes it a dead letter: %s", where, err)
+                value = None
             self._positions[record.partition] = record.offset + 1
             if value is not None:
                 yield value
+
+    def _value(self, event: Event, record: Record) -> Any:
+        def again() -> Iterator[tuple[dict[str, Any], int]]:
+            return self._parts_before(record)
+
+        if self._wanted == INTERACTION:
+            seen = read_interaction(event.data)
+            try:
+                found = self._parts.together(seen.episode, event.data, again)
+            except (PartMissing, PartErased):
+                return seen
+            return seen if found is event.data else read_interaction(found)
+        value = msgspec.convert(event.data, self._struct)
+        return self._parts.whole(value, again) if isinstance(value, GradedRow) else value
 
     def _parts_before(self, row: Record) -> Iterator[tuple[dict[str, Any], int]]:
         """The part records of a row's episode before it, read from the start of its partition."""
@@ -121,6 +148,15 @@ class Consumed(Generic[T]):
                     yield event.data, len(record.value or b"")
 
 
+@overload
+def consume(
+    workspace: str | None,
+    kind: Literal["interactions"],
+    *,
+    start: Start = ...,
+    idle_s: float | None = ...,
+    bootstrap_servers: str | None = ...,
+) -> Consumed[Interaction]: ...
 @overload
 def consume(
     workspace: str | None,
@@ -159,8 +195,8 @@ def consume(
     """The values of one topic of a workspace, first what is there, then each new one as it comes.
 
     `start` is "beginning", "end" or offsets by partition; `idle_s` ends the iteration after so many quiet seconds. Use it with `with`.
-    Long contexts of graded rows are put back from their parts: rows share messages, do not change them. Where the parts came before `start`
-    the partition is searched for them from its beginning.
+    Long contexts are put back from their parts: values share messages, do not change them. Where the parts came before `start` the
+    partition is searched for them from its beginning. An interaction whose parts are not there (yet) keeps its `transcript` and `claims`.
     Raises TopicMissing, LogUnreachable, and ValueError for another kind.
     """
     if kind not in _TYPES:
