@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import secrets
 import socket
 import threading
 import time
@@ -30,7 +31,8 @@ class ApiServer:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.failures: dict[str, int] = {}
-        self.count = itertools.count(1)
+        # like those of the real services, its ids never come again
+        self.count = (f"{secrets.token_hex(3)}{n}" for n in itertools.count(1))
         owner = self
 
         class Handler(_Handler):
@@ -170,7 +172,7 @@ def tool_name(body: dict[str, Any]) -> str:
 
 
 # --- chat completions
-def _chat(body: dict[str, Any], number: int) -> dict[str, Any]:
+def _chat(body: dict[str, Any], number: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": TEXT}
     if _calls(body):
         function = {"name": tool_name(body), "arguments": json.dumps(ARGUMENTS, ensure_ascii=False)}
@@ -195,7 +197,7 @@ def _chat(body: dict[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-def _chat_events(body: dict[str, Any], number: int) -> Iterator[tuple[str | None, Any]]:
+def _chat_events(body: dict[str, Any], number: str) -> Iterator[tuple[str | None, Any]]:
     head = {
         "id": f"chatcmpl-{number}",
         "object": "chat.completion.chunk",
@@ -231,7 +233,7 @@ def _chat_events(body: dict[str, Any], number: int) -> Iterator[tuple[str | None
 
 # --- responses
 def _response(
-    body: dict[str, Any], number: int, output: list[dict[str, Any]] | None = None, status: str = "completed"
+    body: dict[str, Any], number: str, output: list[dict[str, Any]] | None = None, status: str = "completed"
 ) -> dict[str, Any]:
     item: dict[str, Any] = {
         "type": "message",
@@ -275,7 +277,7 @@ def _response(
     }
 
 
-def _response_events(body: dict[str, Any], number: int) -> Iterator[tuple[str | None, Any]]:
+def _response_events(body: dict[str, Any], number: str) -> Iterator[tuple[str | None, Any]]:
     sequence = itertools.count()
 
     def event(kind: str, **said: Any) -> tuple[str, Any]:
@@ -305,7 +307,7 @@ def _response_events(body: dict[str, Any], number: int) -> Iterator[tuple[str | 
 
 
 # --- messages
-def _message(body: dict[str, Any], number: int) -> dict[str, Any]:
+def _message(body: dict[str, Any], number: str) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": TEXT}]
     if _calls(body):
         content = [
@@ -324,7 +326,7 @@ def _message(body: dict[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-def _message_events(body: dict[str, Any], number: int) -> Iterator[tuple[str | None, Any]]:
+def _message_events(body: dict[str, Any], number: str) -> Iterator[tuple[str | None, Any]]:
     whole = _message(body, number)
     start = {**whole, "content": [], "stop_reason": None, "usage": {"input_tokens": 5, "output_tokens": 1}}
     yield "message_start", {"type": "message_start", "message": start}

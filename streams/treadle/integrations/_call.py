@@ -17,7 +17,7 @@ from treadle_schemas.errors import ContractError
 from treadle_schemas.moments import now
 
 from treadle.integrations._formats import ROUTES, Asked, Reply, Unreadable, decoded, error_text, events, format_of
-from treadle.integrations._publish import Place, publish, trouble
+from treadle.integrations._publish import Place, note, publish, trouble
 
 if TYPE_CHECKING:
     from treadle.recorder import Recorder
@@ -191,6 +191,8 @@ class Call:
     def _publish(self, reply: Reply, first_token_ms: float | None = None) -> None:
         asked = self._asked()
         if asked is not None:
+            if reply.response_id:
+                note(reply.response_id)
             publish(
                 self._recorder,
                 self.place,

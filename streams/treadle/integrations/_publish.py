@@ -6,16 +6,16 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from treadle_schemas.ids import new_id
+from treadle_schemas.ids import Handle, new_id
 
 from treadle import episodes, targets
 from treadle.integrations._formats import Asked, Reply, Sample
-from treadle.integrations._structure import SOURCES, Node, id_of
+from treadle.integrations._structure import Node, current, id_of
 
 if TYPE_CHECKING:
     from treadle.recorder import Recorder
 
-__all__ = ["Place", "publish", "recorded_lately", "trouble"]
+__all__ = ["Place", "note", "publish", "recorded_lately", "trouble"]
 
 _LOG = logging.getLogger("treadle")
 _QUIET_S: Final = 10.0
@@ -34,9 +34,11 @@ class Place:
     """
 
     def __init__(self, recorder: Recorder, own: Node | None = None) -> None:
-        """`own` is the node of the adapter that records; without it whatever is current is taken, and marked as seen."""
+        """What is current here is marked as seen, and `own`, the node of the adapter that records."""
         self.interaction_id = new_id()
-        self._nodes = [own] if own is not None else [node for source in SOURCES if (node := source()) is not None]
+        self._nodes = [node for node in current() if node is not own]
+        if own is not None:
+            self._nodes.insert(0, own)
         for node in self._nodes:
             node.seen = True
         turn = episodes.current_turn()
@@ -50,6 +52,11 @@ class Place:
         for node in self._nodes:
             self.tags = {**node.tags, **self.tags}
 
+    @classmethod
+    def of(cls, recorder: Recorder, own: Node) -> Place:
+        """The place at which the call of a model that `own` stands for was made."""
+        return cls(recorder, own) if own.context is None else own.context.run(cls, recorder, own)
+
     def _claim(self, recorder: Recorder) -> dict[str, Any]:
         said = episodes.claim(recorder.workspace, self.interaction_id)
         for node in self._nodes:
@@ -58,7 +65,9 @@ class Place:
             for name, given in (("slot", node.slot), ("parent_id", node.parent_id)):
                 if given is not None:
                     said.setdefault(name, given)
-            node.recorded(self.interaction_id)
+        episode_id = said.get("episode_id") or self.interaction_id
+        for node in self._nodes:
+            node.recorded(Handle(recorder.workspace, episode_id, self.interaction_id))
         return said
 
 
@@ -116,11 +125,10 @@ def publish(
         )
         if reply.response_id and not index:
             targets.remember(reply.response_id, handle)
-            _note(reply.response_id)
 
 
 def recorded_lately(response_id: object) -> bool:
-    """Whether an answer of that id was recorded in the last two minutes."""
+    """Whether the HTTP hook recorded an answer of that id in the last two minutes."""
     return isinstance(response_id, str) and _lately.get(response_id, 0.0) > time.monotonic()
 
 
@@ -132,7 +140,8 @@ def trouble(kind: str, problem: object) -> None:
         _LOG.warning("%s: %s", kind, problem)
 
 
-def _note(response_id: str) -> None:
+def note(response_id: str) -> None:
+    """The HTTP hook records an answer of that id."""
     _lately.pop(response_id, None)
     _lately[response_id] = time.monotonic() + _LATELY_S
     while len(_lately) > _MAX_LATELY:

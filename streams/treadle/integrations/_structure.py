@@ -10,13 +10,13 @@ import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, Generic, TypeVar
 
 from treadle_schemas.errors import ContractError
-from treadle_schemas.ids import check_id, check_slot
+from treadle_schemas.ids import Handle, check_id, check_slot
 
-__all__ = ["SOURCES", "Node", "Open", "enter", "slot_of"]
+__all__ = ["SOURCES", "Node", "Open", "current", "enter", "entered", "id_of", "slot_of"]
 
 MAX_OPEN: Final = 10_000
 """Nodes that an adapter keeps at most. A library that never ends what it began then loses the oldest, not memory."""
@@ -32,8 +32,10 @@ class Node:
     __slots__ = (
         "_cell",
         "_steps",
+        "context",
         "details",
         "episode_id",
+        "handle",
         "model",
         "open",
         "outer",
@@ -66,6 +68,10 @@ class Node:
         # the latest interaction of this agent; what a tool does inside has a latest of its own
         self._cell: list[str] = [] if outer is None or tool else outer._cell
         self._steps: Iterator[int] = itertools.count() if outer is None else outer._steps
+        self.handle: Handle | None = None
+        """Of the interaction that is this call."""
+        self.context: Context | None = copy_context() if model else None
+        """Where the call was made; its end may be reported from anywhere."""
         self.details: dict[str, Any] = {}
         """What the adapter needs at the end."""
 
@@ -74,13 +80,21 @@ class Node:
         """The latest interaction of the same agent."""
         return self._cell[-1] if self._cell else None
 
+    def outers(self) -> Iterator[Node]:
+        """What it happens in, innermost first."""
+        node = self.outer
+        while node is not None:
+            yield node
+            node = node.outer
+
     def next_step(self) -> int:
         """Steps count through the whole run, sub-agents included."""
         return next(self._steps)
 
-    def recorded(self, interaction_id: str) -> None:
-        """An interaction under this node was recorded."""
-        self._cell[:] = [interaction_id]
+    def recorded(self, handle: Handle) -> None:
+        """An interaction under this node is being recorded."""
+        self.handle = handle
+        self._cell[:] = [handle.interaction_id]
 
     def close(self) -> None:
         """It is over: what happens in its context from now on is not part of it."""
@@ -96,6 +110,17 @@ _entered: ContextVar[Node | None] = ContextVar("treadle_node", default=None)
 def enter(node: Node) -> None:
     """Make `node` current in this context until it is closed. For libraries that say when something begins but own no context."""
     _entered.set(node)
+
+
+def current() -> list[Node]:
+    """The nodes that are current here, of every adapter, and the calls of models that they are part of."""
+    found: list[Node] = []
+    for source in SOURCES:
+        node = source()
+        if node is not None and node not in found:
+            found.append(node)
+            found += [outer for outer in node.outers() if outer.model and outer.open and outer not in found]
+    return found
 
 
 def entered() -> Node | None:

@@ -22,6 +22,7 @@ from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResu
 from langchain_core.tracers.context import register_configure_hook
 from treadle_schemas.moments import now
 
+from treadle import targets
 from treadle.integrations._formats import Asked, Reply, Sample, function_tool, picked, total_usage
 from treadle.integrations._publish import Place, publish, recorded_lately, trouble
 from treadle.integrations._structure import Node, Open, enter, id_of, slot_of
@@ -101,7 +102,7 @@ class Handler(BaseCallbackHandler):
         self._begin_model(run_id, [{"role": "user", "content": prompt} for prompt in prompts], said)
 
     def on_llm_new_token(
-        self, token: str, *, chunk: GenerationChunk | ChatGenerationChunk | None = None, run_id: UUID, **said: Any
+        self, token: Any, *, chunk: GenerationChunk | ChatGenerationChunk | None = None, run_id: UUID, **said: Any
     ) -> None:
         """A piece of a stream."""
         node = self._nodes.get(run_id)
@@ -151,14 +152,17 @@ class Handler(BaseCallbackHandler):
 
     def _end_model(self, run_id: UUID, result: LLMResult | None, error: str | None) -> None:
         node, recorder = self._end(run_id), self.recorder
-        if node is None or node.seen or recorder is None:
+        if node is None or recorder is None:
             return
         try:
+            if node.seen:
+                self._remember(node, result)
+                return
             reply = _reply(result, error)
             # the request may have left in a context that the node did not reach
             if recorded_lately(reply.response_id):
                 return
-            place = Place(recorder, node)
+            place = Place.of(recorder, node)
             if not place.explicit:
                 publish(
                     recorder,
@@ -168,8 +172,16 @@ class Handler(BaseCallbackHandler):
                     started_at=node.details["started_at"],
                     first_token_ms=node.details.get("first_token_ms"),
                 )
+                self._remember(node, result)
         except Exception as err:
             trouble("a LangChain call could not be recorded", f"{type(err).__name__}: {err}")
+
+    def _remember(self, node: Node, result: LLMResult | None) -> None:
+        """The id that LangChain gives to the answer; of a stream it is the only one that the caller sees."""
+        for generation in result.generations[0] if result is not None and result.generations else ():
+            name = getattr(getattr(generation, "message", None), "id", None)
+            if isinstance(name, str) and node.handle is not None:
+                targets.remember(name, node.handle)
 
 
 _handler: Final = Handler()

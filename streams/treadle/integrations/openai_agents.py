@@ -82,7 +82,7 @@ class Processor(TracingProcessor):
                 reply.error = ": ".join(str(part) for part in (span.error.get("message"), detail) if part)
             if not (asked.messages or reply.samples) or recorded_lately(reply.response_id):
                 return  # tracing was told to keep the data out
-            place = Place(recorder, node)
+            place = Place.of(recorder, node)
             if not place.explicit:
                 started, ended = span.started_at, span.ended_at
                 publish(recorder, place, asked, reply, started_at=started or ended or "", ended_at=ended)
