@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import re
 import statistics
 import sys
 import threading
@@ -415,8 +416,8 @@ def test_what_the_host_sees_is_unchanged(sink: treadle.MemorySink, recorder: tre
     hooked = [read(module) for module in (httpx, httpx2)]
     treadle.uninstrument()
     plain = [read(module) for module in (httpx, httpx2)]
-    digits = bytes.maketrans(b"0123456789", b"0000000000")
-    assert [h[1].translate(digits) for h in hooked] == [p[1].translate(digits) for p in plain]
+    same = re.compile(rb"chatcmpl-\w+")  # each answer has an id of its own
+    assert [same.sub(b"", h[1]) for h in hooked] == [same.sub(b"", p[1]) for p in plain]
     assert all(h[0][:2] == b"\x1f\x8b" for h in hooked)
     assert len(sink.interactions) == 4
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from treadle.integrations._http import instrument, uninstrument, wrap
 
 if TYPE_CHECKING:
-    from treadle.integrations import langchain, litellm, openai_agents, otel, pydantic_ai
+    from treadle.integrations import langchain, litellm, openai_agents, pydantic_ai
 
-__all__ = ["instrument", "langchain", "litellm", "openai_agents", "otel", "pydantic_ai", "uninstrument", "wrap"]
+__all__ = ["instrument", "langchain", "litellm", "openai_agents", "pydantic_ai", "uninstrument", "wrap"]
 
 _MODULES = frozenset({"langchain", "litellm", "openai_agents", "otel", "pydantic_ai"})
 

@@ -97,7 +97,9 @@ class _Events:
     def reply(self) -> Reply:
         blocks = [self._blocks[index] for index in sorted(self._blocks)]
         reply = Anthropic().answered({**self._message, "content": blocks}) if self._message else Reply()
-        reply.error, reply.complete = self._error, self._done
+        reply.error = self._error
+        # a caller may stop after the stop reason
+        reply.complete = self._done or bool(self._message.get("stop_reason"))
         return reply
 
 

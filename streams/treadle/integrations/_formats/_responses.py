@@ -127,7 +127,7 @@ class _Events:
         return reply
 
     def _item(self, index: int) -> dict[str, Any]:
-        item = dict(self._items.get(index) or {"type": "message", "role": "assistant"})
+        item: dict[str, Any] = dict(self._items.get(index) or {"type": "message", "role": "assistant"})
         pieces = self._pieces.get(index) or {}
         if "arguments" in pieces:
             item["arguments"] = pieces["arguments"]

@@ -121,9 +121,11 @@ class Assembler(Protocol):
 
     def feed(self, event: str | None, data: Any) -> bool:
         """Take one event, its name and its decoded data; whether it carried something that the model generated."""
+        ...
 
     def reply(self) -> Reply:
         """What the events so far amount to."""
+        ...
 
 
 class Format(Protocol):
@@ -131,12 +133,15 @@ class Format(Protocol):
 
     def asked(self, body: Mapping[str, Any], path: str) -> Asked | None:
         """The request in `body`, or None where this is no request to a model after all."""
+        ...
 
     def answered(self, body: Mapping[str, Any]) -> Reply:
         """The response in `body`."""
+        ...
 
     def assembler(self) -> Assembler:
         """For a response that comes as server-sent events."""
+        ...
 
 
 def as_list(value: Any) -> list[Any]:
