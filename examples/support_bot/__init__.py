@@ -1,0 +1,1 @@
+"""A support bot whose outcome is that the customer kept the answer."""
