@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -35,6 +36,10 @@ pytestmark = [
 def api() -> Iterator[ApiServer]:
     with ApiServer() as server:
         yield server
+    # what LiteLLM leaves open goes now, while its warnings are expected, and not in another test
+    asyncio.run(litellm.close_litellm_async_clients())
+    litellm.in_memory_llm_clients_cache.flush_cache()
+    gc.collect()
 
 
 @pytest.fixture
@@ -119,8 +124,8 @@ def test_each_call_is_one_interaction(
         # of a chat stream usage comes only where it was asked for
         assert value["usage"]["completion_tokens"] == 3 if "usage" in value else "first_token_ms" in value
     if not hooked:
-        assert found[0]["cost"] > 0
-        assert "first_token_ms" in found[1]
+        assert sum(value.get("cost", 0) > 0 for value in found) == 4  # it knows no price of claude-x
+        assert sum("first_token_ms" in value for value in found) == 4
 
 
 def test_tool_calls_and_failures_are_recorded(

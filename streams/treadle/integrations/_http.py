@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
@@ -90,7 +91,6 @@ def wrap(client: Any, recorder: Recorder) -> Any:
 
 
 def _module_of(client: Any) -> ModuleType | None:
-    import sys
 
     for name in _MODULES:
         module = sys.modules.get(name)
