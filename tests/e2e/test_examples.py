@@ -62,6 +62,15 @@ def test_the_evaluator_scores_each_summary_once_though_it_is_killed(
     assert {row.grade.reward for row in rows} == {1.0, 0.833, 0.75}
 
 
+def test_the_coding_agent_is_rewarded_for_what_was_merged(broker: str, workspace_name: str, tmp_path: Path) -> None:
+    said = run("coding_agent", broker, workspace_name, tmp_path)
+    assert "pull request 1: merged" in said
+    assert "pull request 2: closed without" in said
+    assert "a forged delivery: 401" in said
+    rewards = {row.interaction["task_id"]: row.grade.reward for row in graded(broker, workspace_name)}
+    assert rewards == {"slugify": 1.0, "is_leap": 0.0}
+
+
 @pytest.mark.parametrize("name", ["support_bot", "background_evaluator", "coding_agent"])
 def test_every_example_has_a_readme_with_its_command(name: str) -> None:
     assert f"python -m {name}" in (EXAMPLES / name / "README.md").read_text()

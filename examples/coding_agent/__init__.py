@@ -1,0 +1,1 @@
+"""A coding agent whose outcome is that its pull request was merged."""
