@@ -15,7 +15,6 @@ from treadle_schemas import Handle
 
 from treadle.episodes import EpisodeScope, current_turn
 from treadle.episodes import current as current_episode
-from treadle.interactions import InteractionScope
 from treadle.memory import MemorySink
 from treadle.outcomes import comment, demonstration, episode_outcome, flush, outcome, preference, retract, rights
 from treadle.recorder import Recorder
@@ -25,6 +24,7 @@ from treadle.targets import Target
 if TYPE_CHECKING:
     from treadle.consuming import Consumed, consume
     from treadle.integrations import instrument, uninstrument, wrap
+    from treadle.interactions import InteractionScope
     from treadle.releases import Releases
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
 
 _AT_FIRST_USE = {
     "Consumed": "consuming",
+    "InteractionScope": "interactions",
     "Releases": "releases",
     "consume": "consuming",
     "instrument": "integrations",

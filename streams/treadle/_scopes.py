@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["Scopes"]
+__all__ = ["Scopes", "load"]
+
+
+def load() -> None:
+    """Import what scopes need, when a recorder is made: a fork while a thread imports leaves the module locked in the child for ever."""
+    for name in ("interactions", "decorators", "integrations._formats"):
+        importlib.import_module(f"treadle.{name}")
 
 
 class Scopes:

@@ -26,6 +26,7 @@ from treadle._given import Moment, listed, moment_text, plain_message, under_pyt
 from treadle._ledger import Ledger, Stats
 from treadle._reporting import Reporting
 from treadle._scopes import Scopes
+from treadle._scopes import load as load_scopes
 from treadle.errors import NotDelivered, RecorderClosed
 from treadle.settings import Settings
 
@@ -134,6 +135,7 @@ class Recorder(Scopes, Reporting):
             bootstrap_servers=bootstrap_servers,
         )
         self._pipeline = Pipeline(self.workspace, self._source, policies)
+        load_scopes()
         _process.enlist(self)
 
     @property

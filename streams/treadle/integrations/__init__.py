@@ -13,20 +13,22 @@ The modules are imported on demand, so each needs its own library only. docs/int
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
-
-from treadle.integrations._http import instrument, uninstrument, wrap
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from treadle.integrations import langchain, litellm, openai_agents, pydantic_ai
+    from treadle.integrations._http import instrument, uninstrument, wrap
 
 __all__ = ["instrument", "langchain", "litellm", "openai_agents", "pydantic_ai", "uninstrument", "wrap"]
 
 _MODULES = frozenset({"langchain", "litellm", "openai_agents", "otel", "pydantic_ai"})
+_OF_HTTP = frozenset({"instrument", "uninstrument", "wrap"})
+"""Not imported with the package: they bring asyncio, and every recorder needs the formats beside them."""
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _OF_HTTP:
+        return getattr(importlib.import_module(f"{__name__}._http"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
