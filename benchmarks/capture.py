@@ -336,8 +336,11 @@ def main() -> int:
         for name, made in by_name.items()
         if name.startswith("treadle") and made["arrived"] != made["recorded"]
     ]
+    ended = describe()
+    if ended["commit"] != machine["commit"]:
+        print(f"the tree changed from {machine['commit']} to {ended['commit']} while it was measured", file=sys.stderr)
     report = {
-        "machine": machine | {"load_at_end": [round(x, 2) for x in os.getloadavg()]},
+        "machine": machine | {"load_at_end": ended["load"], "commit_at_end": ended["commit"]},
         "quick": args.quick,
         "texts": origin(),
         "headline": HEADLINE,
