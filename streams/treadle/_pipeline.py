@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from treadle_schemas.canonical import dumps
 from treadle_schemas.codec import INTERACTION, OUTCOME, PART, encode
 from treadle_schemas.ids import new_id
-from treadle_schemas.parts import SentParts, split
+from treadle_schemas.parts import LONG_BYTES, SentParts, split
 
 from treadle._sendable import Sendable, Templates
 from treadle.errors import RedactionRefused
@@ -41,19 +42,19 @@ class Pipeline:
             template = self._templates.of(OUTCOME, policy.name)
             return [Sendable(template, raw_key, encode(value), event_id.encode(), value["observed_at"].encode())]
         value = _without_private(value, policy)
-        moment = value["ended_at"].encode()
+        moment, event_id = value["ended_at"].encode(), value["interaction_id"].encode()
+        template = self._templates.of(INTERACTION, policy.name)
+        if "episode_id" not in value:
+            raw = dumps(value)
+            if len(raw) <= LONG_BYTES:  # alone and short, as nearly all are: nothing to store once
+                return [Sendable(template, raw_key, raw, event_id, moment)]
         value, parts = split(value, self._sent)
         try:
+            part_template = self._templates.of(PART, policy.name)
             records = [
-                Sendable(
-                    self._templates.of(PART, policy.name), raw_key, encode(part), part["part"].encode(), moment, True
-                )
-                for part in parts
+                Sendable(part_template, raw_key, encode(part), part["part"].encode(), moment, True) for part in parts
             ]
-            event_id = value["interaction_id"].encode()
-            records.append(
-                Sendable(self._templates.of(INTERACTION, policy.name), raw_key, encode(value), event_id, moment)
-            )
+            records.append(Sendable(template, raw_key, encode(value), event_id, moment))
         except BaseException:
             self.not_sent(key)
             raise
