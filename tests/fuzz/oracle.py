@@ -15,9 +15,9 @@ from treadle_schemas.canonical import MAX_DEPTH, MAX_DIGITS, canonical_json, dum
 from treadle_schemas.codec import CLOCK, INTERACTION, OUTCOME, PART, decode, encode, to_json
 from treadle_schemas.errors import ContractError, FieldError, UnknownType
 from treadle_schemas.events import read_interaction, read_outcome
+from treadle_schemas.partitioner import partition_of
 from treadle_streams.join.arrivals import Arrival, Reason, Refused, understand
 from treadle_streams.join.grading import Grading
-from treadle_streams.join.partitioner import partition_of
 
 SETTINGS = WorkspaceSettings(workspace="w", partitions=1).checked()
 GRADING = Grading(SETTINGS)

@@ -14,9 +14,9 @@ from treadle.log import read
 from treadle_schemas import Handle, WorkspaceSettings
 from treadle_schemas.codec import decode
 from treadle_schemas.events import read_interaction, read_outcome
+from treadle_schemas.partitioner import partition_of
 from treadle_schemas.topics import topic
 from treadle_streams import workspaces
-from treadle_streams.join.partitioner import partition_of
 
 PARTITIONS = 2
 

@@ -7,6 +7,8 @@ Pure functions over values, with time passed in: no Kafka, Faust or RocksDB. One
 The shell around it is `treadle_streams.worker`. What is not joined yet is listed in `plan`.
 """
 
+from treadle_schemas.partitioner import partition_of
+
 from treadle_streams.join.arrivals import (
     Arrival,
     InteractionEvent,
@@ -24,7 +26,6 @@ from treadle_streams.join.fold import MAX_OUTCOMES, FoldResult, evaluate, fold
 from treadle_streams.join.grading import Grading, time_up_ms
 from treadle_streams.join.memory import MemoryPartition
 from treadle_streams.join.meta import Meta
-from treadle_streams.join.partitioner import partition_of
 from treadle_streams.join.plan import Plan, StateReader, plan
 from treadle_streams.join.state import (
     META_KEY,

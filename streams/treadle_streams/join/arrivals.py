@@ -11,13 +11,13 @@ from treadle_schemas.errors import ContractError, FieldError, UnknownType
 from treadle_schemas.events import MAX_EVENT_BYTES, Outcome, OutcomeValue, read_interaction, read_outcome, view
 from treadle_schemas.ids import check_id
 from treadle_schemas.moments import to_micros
+from treadle_schemas.partitioner import partition_of
 from treadle_schemas.parts import Part, check_claims, names_parts, read_part
 from treadle_schemas.records import ImportMarker
 from treadle_schemas.split import split_group
 
 from treadle_streams.join.clock import MARKED, Input
 from treadle_streams.join.grading import Grading
-from treadle_streams.join.partitioner import partition_of
 from treadle_streams.join.state import Captured, Seen, row_key
 
 __all__ = [
