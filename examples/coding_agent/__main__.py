@@ -76,6 +76,7 @@ def main() -> None:
         receiver = start("coding_agent.receiver", "0", stdout=subprocess.PIPE)
         assert receiver.stdout is not None
         url = f"http://127.0.0.1:{int(receiver.stdout.readline().split()[-1])}/github"
+        closed = []
         for number, check in enumerate(CHECKS.values(), 1):
             works = subprocess.run(
                 [sys.executable, "-c", check], cwd=repository, stderr=subprocess.DEVNULL, check=False
@@ -83,9 +84,10 @@ def main() -> None:
             pull = forge.close(hub, number, merge=works.returncode == 0)
             print(f"pull request {number}: {'merged' if pull['merged'] else 'closed without'}")
             forge.deliver(url, *forge.webhook(pull, secret))
-        forge.deliver(url, *forge.webhook(pull, secret))  # GitHub delivers again when it is not sure
+            closed.append(pull)
+        forge.deliver(url, *forge.webhook(closed[-1], secret))  # GitHub delivers again when it is not sure
         try:
-            forge.deliver(url, *forge.webhook(pull | {"merged": True}, "not the secret"))
+            forge.deliver(url, *forge.webhook(closed[-1] | {"merged": True}, "not the secret"))
         except HTTPError as err:
             print(f"a forged delivery: {err.code}")
         receiver.terminate()
