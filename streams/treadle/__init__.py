@@ -19,7 +19,7 @@ from treadle.memory import MemorySink
 from treadle.outcomes import comment, demonstration, episode_outcome, flush, outcome, preference, retract, rights
 from treadle.recorder import Recorder
 from treadle.settings import Settings
-from treadle.targets import Target
+from treadle.targets import Target, handle_of
 
 if TYPE_CHECKING:
     from treadle.consuming import Consumed, consume
@@ -44,6 +44,7 @@ __all__ = [
     "demonstration",
     "episode_outcome",
     "flush",
+    "handle_of",
     "instrument",
     "outcome",
     "preference",

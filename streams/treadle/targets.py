@@ -24,7 +24,17 @@ from treadle_schemas.ids import Handle, check_id
 
 from treadle.errors import TargetError
 
-__all__ = ["MAX_REMEMBERED", "Target", "WholeEpisode", "forget", "reference_of", "remember", "resolve", "response_id"]
+__all__ = [
+    "MAX_REMEMBERED",
+    "Target",
+    "WholeEpisode",
+    "forget",
+    "handle_of",
+    "reference_of",
+    "remember",
+    "resolve",
+    "response_id",
+]
 
 MAX_REMEMBERED: Final = 10_000
 """Answers that a process remembers the handle of; about 3 MB. The oldest go first, and are found by reference then."""
@@ -85,6 +95,18 @@ def resolve(x: Any, workspace: str | None = None) -> Target:
             "record() returned (str(handle)), and give that"
         )
     return _of_response(name, workspace)
+
+
+def handle_of(answer: Any, workspace: str | None = None) -> Handle | None:
+    """The handle of what this process recorded an answer as: to be kept where the outcome will be known.
+
+    `answer` is a client library's object or dict, its id, an open interaction, or a handle. None where this process recorded no such answer:
+    `treadle.outcome` still finds it by its id then. Raises TargetError when it names nothing at all.
+    """
+    found = resolve(answer, workspace)
+    if found.workspace is None or found.episode_id is None or found.interaction_id is None:
+        return None
+    return Handle(found.workspace, found.episode_id, found.interaction_id)
 
 
 class WholeEpisode:

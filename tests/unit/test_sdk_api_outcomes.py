@@ -123,6 +123,11 @@ def test_an_answer_that_this_process_recorded_is_its_interaction(
         treadle.outcome(target, "reward", 1.0)
     treadle.outcome(text, "reward", 1.0)
     assert [v["interaction_id"] for v in anywhere.outcomes] == [turn.interaction_id] * 4 + [without_id.interaction_id]
+    assert [treadle.handle_of(known) for known in (answer, "chatcmpl-1", turn, text)] == [
+        treadle.Handle.parse(scope.handle) for scope in (turn, turn, turn, without_id)
+    ]
+    assert treadle.handle_of("chatcmpl-1", "elsewhere") is None
+    assert treadle.handle_of("chatcmpl-unknown") is None
     # what a model said is no id of it
     with recorder.interaction(messages=[USER]) as turn:
         turn.respond("yes")
