@@ -19,6 +19,7 @@ import treadle
 from confluent_kafka import Producer
 from treadle.errors import LogUnreachable, NotDelivered, TopicMissing
 from treadle.log import Admin, Record, Sender, TailReader, read
+from treadle.spool import scan
 from treadle_schemas import Grade, Progress, ReleaseEvent, WorkspaceSettings
 from treadle_schemas.codec import CLOCK, PROGRESS, RELEASE, decode, encode, make_headers, to_json
 from treadle_schemas.errors import ContractError
@@ -200,13 +201,17 @@ def test_nothing_is_lost_when_a_process(
     assert sorted(arrived) == sorted(f"{prefix}-{n}" for prefix, count in expected.items() for n in range(count))
 
 
-def test_the_end_of_a_process_waits_for_an_absent_broker_no_longer_than_it_says() -> None:
-    program = CHILD.format(workspace="nowhere", broker="127.0.0.1:9") + "record('a')"
+@pytest.mark.parametrize(("how", "code"), [("pass", 0), ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM)])
+def test_the_end_of_a_process_waits_for_an_absent_broker_no_longer_than_it_says(how: str, code: int) -> None:
+    name = f"nowhere{-code}"
+    program = CHILD.format(workspace=name, broker="127.0.0.1:9") + f"record('a')\n{how}"
     started = time.monotonic()
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode == 0
+    assert ran.returncode == code
     assert 2.0 < time.monotonic() - started < 10.0
-    assert "20 events stay in the spool" in ran.stderr
+    assert ("20 events stay in the spool" in ran.stderr) == (code == 0)  # a signal handler may not log
+    (segment,) = (treadle.Settings.load().spool_folder / name).glob("*.seg")
+    assert len(scan(segment.read_bytes()).frames) == 20
 
 
 def test_a_recorder_outlives_its_broker_and_accounts_for_every_event(own_broker: LocalBroker) -> None:
