@@ -10,6 +10,7 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -102,12 +103,20 @@ class Handle:
     @classmethod
     def find(cls, text: str) -> Handle | None:
         """The first handle in a text that stands behind `treadle:`, as `mark` writes it; None where there is none."""
+        return next(cls._marked(text), None)
+
+    @classmethod
+    def find_all(cls, text: str) -> list[Handle]:
+        """All of them, in the text's order, each once."""
+        return list(dict.fromkeys(cls._marked(text)))
+
+    @classmethod
+    def _marked(cls, text: str) -> Iterator[Handle]:
         for match in _MARK.finditer(text):
             try:
-                return cls.parse(match[1].rstrip("."))
+                yield cls.parse(match[1].rstrip("."))
             except HandleError:
                 continue
-        return None
 
     @classmethod
     def parse(cls, text: str) -> Handle:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 from urllib.parse import quote
 
 from treadle_schemas.canonical import loads
@@ -68,6 +68,8 @@ class Recorder(Scopes, Reporting):
     accepted is logged (logger `treadle`) and counted in `stats()`, not raised, except under pytest or with `raise_errors=True`. A forked
     child gets a file, thread and producer of its own. A normal exit and SIGTERM wait up to 2 s for Kafka.
     """
+
+    _delivery_type: ClassVar[type[KafkaDelivery]] = KafkaDelivery
 
     def __init__(
         self,
@@ -388,7 +390,7 @@ class Recorder(Scopes, Reporting):
 
         loaded = loaded or _no_settings()
         folder = Path(spool_dir) if spool_dir is not None else loaded.spool_folder
-        return KafkaDelivery(
+        return self._delivery_type(
             servers,
             SpoolSettings(folder / (self.workspace or "-"), loaded.spool_bytes, loaded.spool_full),
             "fsync" if durable == "fsync" else "file" if durable else "direct",
