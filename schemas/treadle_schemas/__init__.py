@@ -25,10 +25,11 @@ from treadle_schemas.records import (
     SnapshotRecord,
 )
 from treadle_schemas.split import Split, split_group
-from treadle_schemas.workspace import Metric, WorkspaceSettings
+from treadle_schemas.workspace import Credit, Metric, WorkspaceSettings
 
 __all__ = [
     "ContractError",
+    "Credit",
     "FieldError",
     "Grade",
     "GradedRow",

@@ -20,12 +20,14 @@ from treadle_schemas.moments import now
 __all__ = [
     "CLOCK",
     "DEAD_LETTER",
+    "EPISODE_END",
     "GRADED",
     "IMPORT_MARKER",
     "INTERACTION",
     "OUTCOME",
     "PART",
     "PROGRESS",
+    "REGRADED",
     "RELEASE",
     "SETTINGS",
     "SNAPSHOT",
@@ -44,10 +46,14 @@ INTERACTION: Final = "dev.treadle.interaction.v1"
 OUTCOME: Final = "dev.treadle.outcome.v1"
 PART: Final = "dev.treadle.part.v1"
 """Content that interactions of one episode share, stored once; on `.interactions`, and once more on `.graded`."""
+EPISODE_END: Final = "dev.treadle.episode-end.v1"
+"""On `.interactions`, behind those of the episode."""
 IMPORT_MARKER: Final = "dev.treadle.import-marker.v1"
 CLOCK: Final = "dev.treadle.clock.v1"
 PROGRESS: Final = "dev.treadle.progress.v1"
 GRADED: Final = "dev.treadle.graded.v1"
+REGRADED: Final = "dev.treadle.regraded.v1"
+"""On every partition of `.graded` and `.progress`: its rows are graded by a new grading version."""
 DEAD_LETTER: Final = "dev.treadle.dead-letter.v1"
 SNAPSHOT: Final = "dev.treadle.snapshot.v1"
 RELEASE: Final = "dev.treadle.release.v1"
@@ -59,10 +65,12 @@ TYPES: Final = frozenset(
         INTERACTION,
         OUTCOME,
         PART,
+        EPISODE_END,
         IMPORT_MARKER,
         CLOCK,
         PROGRESS,
         GRADED,
+        REGRADED,
         DEAD_LETTER,
         SNAPSHOT,
         RELEASE,

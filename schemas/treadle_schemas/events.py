@@ -19,6 +19,7 @@ __all__ = [
     "MAX_EVENT_BYTES",
     "MAX_MESSAGES",
     "MAX_METRIC_NAME",
+    "EpisodeEnd",
     "Interaction",
     "Outcome",
     "OutcomeValue",
@@ -27,6 +28,7 @@ __all__ = [
     "Rights",
     "Transcript",
     "default_outcome_id",
+    "read_episode_end",
     "read_interaction",
     "read_outcome",
     "view",
@@ -151,6 +153,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> str:
         """What the event is keyed by: what its maker knows best, the episode, else the interaction, else the reference."""
         return self.episode_id or self.interaction_id or self.reference or ""
+
+
+class EpisodeEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An episode is over: nothing that belongs to it has started after `ended_at`. What does so all the same opens it again."""
+
+    episode_id: str
+    ended_at: str
+    source: str | None = None
+
+
+def read_episode_end(value: dict[str, Any]) -> EpisodeEnd:
+    """The typed view of a decoded end of an episode. Raises FieldError naming the field."""
+    event = view(value, EpisodeEnd)
+    check_id(event.episode_id, "$.episode_id")
+    to_micros(event.ended_at, "$.ended_at")
+    return event
 
 
 def read_interaction(value: dict[str, Any]) -> Interaction:

@@ -20,9 +20,17 @@ import msgspec
 
 from treadle_schemas import codec
 from treadle_schemas.errors import SettingError, shown
-from treadle_schemas.events import Interaction, Outcome
+from treadle_schemas.events import EpisodeEnd, Interaction, Outcome
 from treadle_schemas.parts import PartRecord
-from treadle_schemas.records import GradedRow, ImportMarker, Progress, ReleaseEvent, ReleaseManifest, SnapshotRecord
+from treadle_schemas.records import (
+    GradedRow,
+    ImportMarker,
+    Progress,
+    Regraded,
+    ReleaseEvent,
+    ReleaseManifest,
+    SnapshotRecord,
+)
 from treadle_schemas.workspace import WorkspaceSettings
 
 __all__ = ["FOLDER", "HISTORY", "SCHEMAS", "generate", "release", "releases", "write"]
@@ -35,9 +43,11 @@ SCHEMAS: Final[dict[str, type[msgspec.Struct]]] = {
     codec.INTERACTION: Interaction,
     codec.OUTCOME: Outcome,
     codec.PART: PartRecord,
+    codec.EPISODE_END: EpisodeEnd,
     codec.IMPORT_MARKER: ImportMarker,
     codec.GRADED: GradedRow,
     codec.PROGRESS: Progress,
+    codec.REGRADED: Regraded,
     codec.SNAPSHOT: SnapshotRecord,
     codec.RELEASE: ReleaseEvent,
     codec.SETTINGS: WorkspaceSettings,

@@ -10,12 +10,14 @@ from treadle_schemas.events import Rights
 from treadle_schemas.split import Side
 
 __all__ = [
+    "Feedback",
     "Grade",
     "GradedRow",
     "ImportMarker",
     "MetricState",
     "Progress",
     "Provenance",
+    "Regraded",
     "ReleaseEvent",
     "ReleaseManifest",
     "SnapshotRecord",
@@ -50,6 +52,23 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     import_id: str | None = None
 
 
+class Feedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was said of a row and is no metric, as its outcome said it.
+
+    A comment has a `value`; a preference names the interaction `over` which the row is preferred, or the `messages` of the answer that it
+    is better than; a demonstration has the `messages` that should have been said.
+    """
+
+    kind: Literal["comment", "preference", "demonstration"]
+    name: str
+    outcome_id: str
+    observed_at: str
+    value: str | None = None
+    over: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    source: str | None = None
+
+
 class GradedRow(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of one row on `.graded`: content (interaction, grade, split, rights) and provenance. `interaction` is verbatim.
 
@@ -67,6 +86,16 @@ class GradedRow(msgspec.Struct, frozen=True, kw_only=True):
     """Where something is denied; null: everything is allowed."""
     erased: bool = False
     """A part of the interaction was erased: the row is in no later version."""
+    feedback: list[Feedback] = []
+    """Comments, preferences and demonstrations that were not taken back, in the order in which they were observed."""
+
+
+class Regraded(msgspec.Struct, frozen=True, kw_only=True):
+    """Every row that a partition keeps is graded by this grading version: on `.graded` after those rows, and on `.progress`."""
+
+    grading_version: int
+    rows: int
+    """Rows that were looked at."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from treadle_schemas.ids import check_workspace
 from treadle_schemas.pii import PiiPolicy, RightsRule
 from treadle_schemas.split import Split
 
-__all__ = ["Metric", "WorkspaceSettings", "default_metrics"]
+__all__ = ["Credit", "Metric", "WorkspaceSettings", "default_metrics"]
 
 DAY_S = 86_400.0
 
@@ -21,7 +21,8 @@ DAY_S = 86_400.0
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """A declared metric. Times are seconds.
 
-    `horizon_s` is how long a row waits for it; `absent` is the value that absence stands for in rewards (None: NULL, never zero).
+    `horizon_s` is how long a row waits for it; `absent` is the value that absence stands for in rewards (None: NULL, never zero). A
+    metric of level `episode` is final only when the episode is over: a row that requires it does not settle before.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     absent: bool | float | str | None = None
     low: float | None = None
     high: float | None = None
+    level: Literal["interaction", "episode"] = "interaction"
 
     def checked(self) -> Metric:
         """Itself, if its declaration makes sense. Raises SettingError naming what does not."""
@@ -79,6 +81,24 @@ def default_metrics() -> tuple[Metric, ...]:
     return (Metric(name="reward", required=True),)
 
 
+class Credit(msgspec.Struct, frozen=True, kw_only=True):
+    """Which steps of an episode an outcome of the whole episode counts for.
+
+    last        the last step
+    all         every step, as it is
+    discounted  every step; a number times gamma to the power of the steps after it, anything else as it is
+    """
+
+    rule: Literal["last", "all", "discounted"] = "last"
+    gamma: float = 0.9
+
+    def checked(self) -> Credit:
+        """Itself, if it makes sense. Raises SettingError."""
+        if not 0.0 < self.gamma <= 1.0:
+            raise SettingError(f"credit: gamma {self.gamma} is not in (0, 1]")
+        return self
+
+
 class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that grading and splitting in a workspace depend on. Changing a grading setting raises `grading_version`."""
 
@@ -94,6 +114,10 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is redacted inside the agent's process. A workspace that says nothing masks secrets."""
     rights: tuple[RightsRule, ...] = ()
     """Whose interactions may not be used for training, evaluation or recall."""
+    credit: Credit = msgspec.field(default_factory=Credit)
+    """How outcomes of whole episodes reach rows."""
+    strict: bool = False
+    """Refuse outcomes of metrics that are not declared, instead of keeping them as they come."""
 
     def metric(self, name: str) -> Metric | None:
         """The declared metric of that name, or None."""
@@ -115,6 +139,7 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingError(f"metrics: a name is declared twice in {', '.join(names)}")
         if not any(m.required for m in self.metrics):
             raise SettingError("metrics: none is required, so nothing would ever settle; mark one as required")
+        self.credit.checked()
         self.pii.checked()
         for rule in self.rights:
             rule.checked()

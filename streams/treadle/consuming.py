@@ -9,7 +9,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
-from treadle_schemas.codec import CLOCK, GRADED, IMPORT_MARKER, INTERACTION, PART, PROGRESS, RELEASE, Event, decode
+from treadle_schemas.codec import (
+    CLOCK,
+    EPISODE_END,
+    GRADED,
+    IMPORT_MARKER,
+    INTERACTION,
+    PART,
+    PROGRESS,
+    REGRADED,
+    RELEASE,
+    Event,
+    decode,
+)
 from treadle_schemas.errors import ContractError, FieldError, PartErased, PartMissing
 from treadle_schemas.events import Interaction, read_interaction
 from treadle_schemas.records import GradedRow, Progress, ReleaseEvent
@@ -35,7 +47,12 @@ _TYPES: Final[dict[str, tuple[str, type[Any]]]] = {
     "progress": (PROGRESS, Progress),
     "releases": (RELEASE, ReleaseEvent),
 }
-_BESIDE: Final = {INTERACTION: (PART, IMPORT_MARKER), GRADED: (PART,), PROGRESS: (CLOCK,), RELEASE: ()}
+_BESIDE: Final = {
+    INTERACTION: (PART, EPISODE_END, IMPORT_MARKER),
+    GRADED: (PART, REGRADED),
+    PROGRESS: (CLOCK, REGRADED),
+    RELEASE: (),
+}
 """What else lies on a topic, by the type of what is wanted from it."""
 _POLL_S: Final = 0.5
 

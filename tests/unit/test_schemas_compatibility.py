@@ -86,7 +86,7 @@ def _is_said(read: Any, field: str, said: Any) -> bool:
 def _covers(new: Any, old: Any) -> bool:
     if isinstance(old, dict) and isinstance(new, dict):
         return all(key in new and _covers(new[key], item) for key, item in old.items())
-    if isinstance(old, list) and isinstance(new, list):
+    if isinstance(old, list) and isinstance(new, list | tuple):
         return len(new) == len(old) and all(map(_covers, new, old))
     return canonical_json(new) == canonical_json(old)
 
