@@ -27,6 +27,7 @@ __all__ = [
     "OUTCOME",
     "PART",
     "PROGRESS",
+    "REFERENCE",
     "REGRADED",
     "RELEASE",
     "SETTINGS",
@@ -48,6 +49,8 @@ PART: Final = "dev.treadle.part.v1"
 """Content that interactions of one episode share, stored once; on `.interactions`, and once more on `.graded`."""
 EPISODE_END: Final = "dev.treadle.episode-end.v1"
 """On `.interactions`, behind those of the episode."""
+REFERENCE: Final = "dev.treadle.reference.v1"
+"""On `.references`, written by the join: which row a name stands for."""
 IMPORT_MARKER: Final = "dev.treadle.import-marker.v1"
 CLOCK: Final = "dev.treadle.clock.v1"
 PROGRESS: Final = "dev.treadle.progress.v1"
@@ -65,6 +68,7 @@ TYPES: Final = frozenset(
         INTERACTION,
         OUTCOME,
         PART,
+        REFERENCE,
         EPISODE_END,
         IMPORT_MARKER,
         CLOCK,

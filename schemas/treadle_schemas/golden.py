@@ -23,6 +23,7 @@ from treadle_schemas.errors import SettingError, shown
 from treadle_schemas.events import EpisodeEnd, Interaction, Outcome
 from treadle_schemas.parts import PartRecord
 from treadle_schemas.records import (
+    Announcement,
     GradedRow,
     ImportMarker,
     Progress,
@@ -44,6 +45,7 @@ SCHEMAS: Final[dict[str, type[msgspec.Struct]]] = {
     codec.OUTCOME: Outcome,
     codec.PART: PartRecord,
     codec.EPISODE_END: EpisodeEnd,
+    codec.REFERENCE: Announcement,
     codec.IMPORT_MARKER: ImportMarker,
     codec.GRADED: GradedRow,
     codec.PROGRESS: Progress,

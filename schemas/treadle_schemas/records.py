@@ -10,6 +10,7 @@ from treadle_schemas.events import Rights
 from treadle_schemas.split import Side
 
 __all__ = [
+    "Announcement",
     "Feedback",
     "Grade",
     "GradedRow",
@@ -112,6 +113,18 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     append_ms: int
     ended_at: str
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
+    """Which row a name stands for, on `.references`, keyed by the name.
+
+    A name is one of the interaction's references, or its interaction id where the episode is another id: outcomes may know no more.
+    """
+
+    name: str
+    kind: Literal["reference", "interaction"]
+    episode_id: str
+    interaction_id: str
 
 
 class ImportMarker(msgspec.Struct, frozen=True, kw_only=True):

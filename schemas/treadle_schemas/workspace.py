@@ -118,6 +118,8 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How outcomes of whole episodes reach rows."""
     strict: bool = False
     """Refuse outcomes of metrics that are not declared, instead of keeping them as they come."""
+    retention_s: float = 90 * DAY_S
+    """How long the join keeps the state of a row after the append of its first copy. What comes later is a dead letter."""
 
     def metric(self, name: str) -> Metric | None:
         """The declared metric of that name, or None."""
@@ -139,6 +141,8 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingError(f"metrics: a name is declared twice in {', '.join(names)}")
         if not any(m.required for m in self.metrics):
             raise SettingError("metrics: none is required, so nothing would ever settle; mark one as required")
+        if not 0 < self.retention_s < math.inf:
+            raise SettingError(f"retention: {self.retention_s} is not a number of seconds above 0")
         self.credit.checked()
         self.pii.checked()
         for rule in self.rights:
