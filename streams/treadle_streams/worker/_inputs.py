@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 from treadle.log import MAX_MESSAGE_BYTES
 from treadle_schemas import topics
 
 from treadle_streams.join import INPUTS, Arrival, Input
+from treadle_streams.worker._ports import REAL, Ports
 from treadle_streams.worker.errors import InputFailed
 
 __all__ = ["Inputs"]
@@ -27,12 +28,12 @@ Position = tuple[Input, int]
 class Inputs:
     """The input topics of the partitions this worker owns."""
 
-    def __init__(self, servers: str, workspace: str) -> None:
+    def __init__(self, servers: str, workspace: str, ports: Ports = REAL) -> None:
         self._kinds: dict[str, Input] = {topics.topic(workspace, kind): kind for kind in INPUTS}
         self._names = {kind: name for name, kind in self._kinds.items()}
         self.positions: dict[Position, int] = {}
         """By topic kind and partition, the next offset to read; past markers."""
-        self._consumer = Consumer(
+        self._consumer = ports.consumer(
             {
                 "bootstrap.servers": servers,
                 # required by the client; no group is joined and nothing is committed with it

@@ -9,20 +9,18 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
-from treadle.log import Admin
 from treadle_schemas.moments import now
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams.join import INPUTS, Arrival, Grading, Meta, Plan, plan
 from treadle_streams.worker._clockwork import Reading, View
-from treadle_streams.worker._faults import Faults
 from treadle_streams.worker._inputs import Inputs
+from treadle_streams.worker._ports import REAL, MailPort, Ports
 from treadle_streams.worker._recovery import Overtaken, recover
 from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._store import PartitionStore
@@ -75,6 +73,7 @@ class Lane(threading.Thread):
         generation: Callable[[], int],
         reading: Callable[[], Reading],
         failed: Callable[[BaseException], None],
+        ports: Ports = REAL,
     ) -> None:
         super().__init__(name="treadle-lane", daemon=True)
         self._settings = settings
@@ -83,8 +82,10 @@ class Lane(threading.Thread):
         self._generation = generation
         self._reading = reading
         self._failed = failed
-        self._faults = Faults()
-        self._mail: queue.SimpleQueue[_Assign | _Revoke | _Close] = queue.SimpleQueue()
+        self._ports = ports
+        self._monotonic = ports.monotonic
+        self._faults = ports.faults()
+        self._mail: MailPort = ports.mail()
         self._epoch = 0
         self._stores: dict[int, PartitionStore] = {}
         self._metas: dict[int, Meta] = {}
@@ -94,7 +95,7 @@ class Lane(threading.Thread):
         self._read_number = 0
         self.view = View()
         """What the lane is at; replaced, never changed."""
-        self.ticked = time.monotonic()
+        self.ticked = self._monotonic()
         """When the lane last made progress, or found nothing to do."""
         self.committing_since: float | None = None
         """When the transaction under way began; None: there is none."""
@@ -132,11 +133,11 @@ class Lane(threading.Thread):
             self._failed(err)
 
     def _run(self) -> None:
-        self._transactions = Transactions(self._settings, self._faults)
-        self._inputs = Inputs(self._settings.servers, self._settings.workspace)
-        self._admin = Admin(self._settings.servers)
+        self._transactions = Transactions(self._settings, self._faults, self._ports)
+        self._inputs = Inputs(self._settings.servers, self._settings.workspace, self._ports)
+        self._admin = self._ports.admin(self._settings.servers)
         while True:
-            self.ticked = time.monotonic()
+            self.ticked = self._monotonic()
             message = self._next_message()
             match message:
                 case _Close(done):
@@ -157,22 +158,27 @@ class Lane(threading.Thread):
 
     def _next_message(self) -> _Assign | _Revoke | _Close | None:
         try:
-            return self._mail.get_nowait() if self._member is not None else self._mail.get(timeout=0.2)
+            found: _Assign | _Revoke | _Close = (
+                self._mail.get_nowait() if self._member is not None else self._mail.get(timeout=0.2)
+            )
         except queue.Empty:
             return None
+        return found
 
     def _take_over(self, asked: _Assign) -> bool:
         self._drop("recovering")
 
         def current() -> bool:
-            self.ticked = time.monotonic()
+            self.ticked = self._monotonic()
             return self._epoch == asked.epoch and self._generation() == asked.generation
 
-        started = time.monotonic()
+        started = self._monotonic()
         try:
             identity = self._workspace.created_at
-            self._stores = {p: PartitionStore(db, identity) for p, db in asked.databases.items()}
-            self._metas, self._behind = recover(self._settings, self._admin, self._stores, current)
+            self._stores = {
+                p: PartitionStore(db, identity, self._ports.write_batch) for p, db in asked.databases.items()
+            }
+            self._metas, self._behind = recover(self._settings, self._ports, self._admin, self._stores, current)
         except Overtaken:
             self._drop("waiting")
             return False
@@ -183,7 +189,7 @@ class Lane(threading.Thread):
             "generation %d: took over partitions %s in %.2f s",
             asked.generation,
             sorted(self._stores),
-            time.monotonic() - started,
+            self._monotonic() - started,
         )
         self._show("running")
         return True
@@ -250,12 +256,12 @@ class Lane(threading.Thread):
             self._faults.timers_only = timers_only
             metas = {made.partition: made.meta.encode() for made in real}
             # 2. to 6., see _transaction
-            self.committing_since = time.monotonic()
+            self.committing_since = self._monotonic()
             logged = self._transactions.run(real, metas, member)
             self.committing_since = None
             if logged is None:
                 _log.warning("generation %d: a batch was refused, its partitions are no longer ours", member[0])
-                self._refused_at = time.monotonic()
+                self._refused_at = self._monotonic()
                 self._drop("waiting")
                 return False
             if self._generation() != member[0]:
@@ -269,7 +275,7 @@ class Lane(threading.Thread):
                 self._behind.discard(made.partition)
             self._faults.after("local")
         self._show("running")
-        self.ticked = time.monotonic()
+        self.ticked = self._monotonic()
         return self._epoch == epoch
 
     def _drop(self, state: str) -> None:
@@ -285,7 +291,7 @@ class Lane(threading.Thread):
         self.view = View(state, generation, dict(self._metas), self._faults.batch)
 
     def _expect_assignment(self) -> None:
-        if self._refused_at is not None and time.monotonic() - self._refused_at > REFUSED_PATIENCE_S:
+        if self._refused_at is not None and self._monotonic() - self._refused_at > REFUSED_PATIENCE_S:
             raise WorkerStuck(f"a batch was refused and no assignment came for {REFUSED_PATIENCE_S:g} s")
 
 

@@ -10,16 +10,16 @@ when it died is waited for: it times out in five seconds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 from treadle.errors import LogError
-from treadle.log import Admin, Partition
+from treadle.log import Partition
 from treadle_schemas import topics
 
 from treadle_streams.join import INPUTS, Meta
+from treadle_streams.worker._ports import AdminPort, Ports
 from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._store import PartitionStore
 from treadle_streams.worker.errors import StateLost
@@ -36,7 +36,11 @@ class Overtaken(Exception):
 
 
 def recover(
-    settings: WorkerSettings, admin: Admin, stores: Mapping[int, PartitionStore], current: Callable[[], bool]
+    settings: WorkerSettings,
+    ports: Ports,
+    admin: AdminPort,
+    stores: Mapping[int, PartitionStore],
+    current: Callable[[], bool],
 ) -> tuple[dict[int, Meta], set[int]]:
     """META of each partition, and the partitions whose group position is not what META says.
 
@@ -45,7 +49,7 @@ def recover(
     if not stores:
         return {}, set()
     changelog = settings.changelog
-    ends = _asked(current, lambda: admin.end_offsets((changelog, p) for p in stores))
+    ends = _asked(ports, current, lambda: admin.end_offsets((changelog, p) for p in stores))
     left = {}
     for partition, store in stores.items():
         end = ends[changelog, partition]
@@ -54,17 +58,18 @@ def recover(
         if store.applied < end:
             left[partition] = end
     if left:
-        _replay(settings, {p: stores[p] for p in left}, left, current)
-    return _checked(settings, admin, stores, current)
+        _replay(settings, ports, {p: stores[p] for p in left}, left, current)
+    return _checked(settings, ports, admin, stores, current)
 
 
 def _replay(
     settings: WorkerSettings,
+    ports: Ports,
     stores: Mapping[int, PartitionStore],
     ends: Mapping[int, int],
     current: Callable[[], bool],
 ) -> None:
-    consumer = Consumer(
+    consumer = ports.consumer(
         {
             "bootstrap.servers": settings.servers,
             "group.id": settings.group + ".reader",
@@ -102,14 +107,18 @@ def _replay(
 
 
 def _checked(
-    settings: WorkerSettings, admin: Admin, stores: Mapping[int, PartitionStore], current: Callable[[], bool]
+    settings: WorkerSettings,
+    ports: Ports,
+    admin: AdminPort,
+    stores: Mapping[int, PartitionStore],
+    current: Callable[[], bool],
 ) -> tuple[dict[int, Meta], set[int]]:
     names = {kind: topics.topic(settings.workspace, kind) for kind in INPUTS}
     graded = topics.topic(settings.workspace, "graded")
     inputs = [(name, p) for name in names.values() for p in stores]
-    starts = _asked(current, lambda: admin.start_offsets(inputs))
-    committed = _asked(current, lambda: admin.committed(settings.group, inputs))
-    written = _asked(current, lambda: admin.end_offsets((graded, p) for p in stores))
+    starts = _asked(ports, current, lambda: admin.start_offsets(inputs))
+    committed = _asked(ports, current, lambda: admin.committed(settings.group, inputs))
+    written = _asked(ports, current, lambda: admin.end_offsets((graded, p) for p in stores))
     metas: dict[int, Meta] = {}
     behind: set[int] = set()
     for partition, store in stores.items():
@@ -135,8 +144,10 @@ def _checked(
     return metas, behind
 
 
-def _asked(current: Callable[[], bool], question: Callable[[], dict[Partition, int]]) -> dict[Partition, int]:
-    deadline = time.monotonic() + _PATIENCE_S
+def _asked(
+    ports: Ports, current: Callable[[], bool], question: Callable[[], dict[Partition, int]]
+) -> dict[Partition, int]:
+    deadline = ports.monotonic() + _PATIENCE_S
     while True:
         if not current():
             raise Overtaken
@@ -144,6 +155,6 @@ def _asked(current: Callable[[], bool], question: Callable[[], dict[Partition, i
             return question()
         except LogError:
             # a broker that restarts answers with all sorts of things before it answers
-            if time.monotonic() > deadline:
+            if ports.monotonic() > deadline:
                 raise
-        time.sleep(_RETRY_S)
+        ports.sleep(_RETRY_S)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from rocksdict import WriteBatch
-
 from treadle_streams.join import META_KEY, TIMER_PREFIX, Meta, Plan, index_keys, timer_bound
+from treadle_streams.worker._ports import REAL
 
 __all__ = ["PartitionStore"]
 
@@ -21,9 +20,10 @@ _ROW_AT: Final = len(TIMER_PREFIX) + 8
 class PartitionStore:
     """State of one partition, never ahead of the changelog. Implements `StateReader`."""
 
-    def __init__(self, db: Any, identity: str) -> None:
+    def __init__(self, db: Any, identity: str, write_batch: Callable[[], Any] = REAL.write_batch) -> None:
         """`db` is the raw-mode Rdict that Faust opened; a database of another `identity` is emptied."""
         self._db = db
+        self._write_batch = write_batch
         known = db.get(_IDENTITY)
         if known != identity.encode():
             if known is not None:
@@ -43,7 +43,7 @@ class PartitionStore:
     def clear(self) -> None:
         """Forget everything; the changelog has it."""
         identity = self._db.get(_IDENTITY)
-        batch = WriteBatch(raw_mode=True)
+        batch = self._write_batch()
         for key in self._db.keys():  # noqa: SIM118 - an Rdict is no dict
             batch.delete(key)
         if identity is not None:
@@ -69,7 +69,7 @@ class PartitionStore:
 
     def apply(self, made: Plan, meta: bytes, changelog_offset: int) -> None:
         """What a committed plan changed, in one write batch: index keys away, rows with their index keys, META, the offset."""
-        batch = WriteBatch(raw_mode=True)
+        batch = self._write_batch()
         for key in made.drop_index:
             batch.delete(key)
         for key, value in made.puts.items():
@@ -80,7 +80,7 @@ class PartitionStore:
 
     def replay(self, records: Iterable[tuple[bytes | None, bytes | None]], changelog_offset: int) -> None:
         """Apply changelog records up to `changelog_offset`. Index keys of replaced records stay and are skipped when found."""
-        batch = WriteBatch(raw_mode=True)
+        batch = self._write_batch()
         for key, value in records:
             if key is None:
                 continue

@@ -25,12 +25,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from treadle.log import MAX_MESSAGE_BYTES
 from treadle_schemas import codec, topics
 
 from treadle_streams.join import INPUTS, META_KEY, Emission, Plan
 from treadle_streams.worker._faults import Faults
+from treadle_streams.worker._ports import REAL, Ports, ProducerPort
 from treadle_streams.worker._settings import TRANSACTION_TIMEOUT_MS, WorkerSettings
 from treadle_streams.worker.errors import TransactionFailed
 
@@ -66,10 +67,11 @@ class Membership(tuple[int, str]):
 class Transactions:
     """The process's transactional producer. `run` is one transaction over the plans of several partitions."""
 
-    def __init__(self, settings: WorkerSettings, faults: Faults) -> None:
+    def __init__(self, settings: WorkerSettings, faults: Faults, ports: Ports = REAL) -> None:
         """Raises TransactionFailed when the producer cannot be initialised."""
         self._settings = settings
         self._faults = faults
+        self._ports = ports
         outputs = {stream: "graded" if stream == "part" else stream for stream in _TYPES}
         self._topics = {
             name: topics.topic(settings.workspace, kind)
@@ -80,9 +82,9 @@ class Transactions:
         self._disconnected = False
         self._producer = self._new_producer()
 
-    def _new_producer(self) -> Producer:
+    def _new_producer(self) -> ProducerPort:
         self._disconnected = False
-        producer = Producer(
+        producer = self._ports.producer(
             {
                 "bootstrap.servers": self._settings.servers,
                 # fencing is by the group's generation; the id only has to differ between live processes
