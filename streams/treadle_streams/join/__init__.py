@@ -22,8 +22,9 @@ from treadle_streams.join.arrivals import (
 from treadle_streams.join.clock import END_MARGIN_MS, IMPORT_PATIENCE_MS, INPUTS, ImportState, Input, advanced
 from treadle_streams.join.emissions import Emission
 from treadle_streams.join.errors import RewardError, StateError
-from treadle_streams.join.fold import MAX_OUTCOMES, FoldResult, evaluate, fold
+from treadle_streams.join.fold import FoldResult, evaluate, fold
 from treadle_streams.join.grading import Grading, time_up_ms
+from treadle_streams.join.ledger import MAX_OUTCOMES
 from treadle_streams.join.memory import MemoryPartition
 from treadle_streams.join.meta import Meta
 from treadle_streams.join.plan import Plan, StateReader, plan

@@ -15,7 +15,7 @@ from treadle_schemas.canonical import canonical_json
 from treadle_schemas.records import Grade, Progress
 
 from treadle_streams.join.arrivals import Refused
-from treadle_streams.join.grading import surviving
+from treadle_streams.join.kept import surviving
 from treadle_streams.join.state import Captured, RowState, json_bytes
 
 __all__ = ["Emission", "dead_letter", "graded", "graded_hash", "graded_tail", "progress", "progress_hash"]

@@ -1,17 +1,13 @@
 """The fold: (row, event) -> (row, losers), and the evaluation of a row under the clock. Pure and free of order.
 
-What a row keeps after any permutation of its events is the same: of interactions the smaller (ended_at, content hash), of outcomes with one
-id the greater (observed_at, content hash), of retracts their union. Which outcomes count is decided at grading only. Every event that
-loses is a dead letter `conflict`, whichever came first.
-
-Exempt from this are rows beyond MAX_OUTCOMES or MAX_OUTCOME_BYTES: what arrives then is a dead letter `row_full`.
+What a row keeps after any permutation of its events is the same: of interactions the smaller (ended_at, content hash), of what was said
+of it what `ledger` keeps. An interaction that loses is a dead letter `conflict`, whichever came first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
 
 import msgspec
 from treadle_schemas import codec
@@ -21,14 +17,10 @@ from treadle_streams.join.arrivals import Arrival, InteractionEvent, OutcomeEven
 from treadle_streams.join.contents import Availability
 from treadle_streams.join.emissions import Emission, graded, graded_hash, graded_tail, progress, progress_hash
 from treadle_streams.join.grading import Grading
-from treadle_streams.join.state import NEVER_MS, Captured, RowState, Seen
+from treadle_streams.join.ledger import Taken, known_headers, lost, take_outcome, take_retract, take_right
+from treadle_streams.join.state import NEVER_MS, Captured, RowState
 
-__all__ = ["MAX_OUTCOMES", "MAX_OUTCOME_BYTES", "Evaluated", "FoldResult", "evaluate", "fold"]
-
-MAX_OUTCOMES: Final = 10_000
-"""Most outcomes, and most retracts with an outcome id, that one row keeps."""
-MAX_OUTCOME_BYTES: Final = 3 * 1024 * 1024
-"""Most bytes of outcome events that one row keeps, so that state and graded row (with an interaction of 8 MiB) stay below 16 MiB."""
+__all__ = ["Evaluated", "FoldResult", "evaluate", "fold"]
 
 
 @dataclass(slots=True)
@@ -53,12 +45,9 @@ def fold(row: RowState | None, event: RowEvent, workspace: str) -> FoldResult:
     row = row or RowState(event.episode_id, event.interaction_id)
     if isinstance(event, InteractionEvent):
         result = _interaction(row, event, workspace)
-    elif isinstance(event, RightsEvent):
-        result = _rights(row, event)
-    elif event.op == "retract":
-        result = _retract(row, event)
     else:
-        result = _outcome(row, event, workspace)
+        taken = _said(row, event, workspace)
+        result = FoldResult(row, taken.changed, list(taken.refused))
     if result.changed and event.import_id is not None:
         row.imports.add(event.import_id)
     return result
@@ -115,6 +104,15 @@ def evaluate(
     return Evaluated(emissions, refused)
 
 
+def _said(row: RowState, event: OutcomeEvent | RightsEvent, workspace: str) -> Taken:
+    if isinstance(event, RightsEvent):
+        return take_right(row, event.right, event.observed_us, event.value)
+    seen = event.seen
+    if event.op == "retract":
+        return take_retract(row, seen.name, seen.outcome_id, seen.observed_us, event.arrival)
+    return take_outcome(row, seen, event.arrival, workspace)
+
+
 def _interaction(row: RowState, event: InteractionEvent, workspace: str) -> FoldResult:
     first_ms = min(row.append_ms, event.captured.append_ms)
     moved, row.append_ms = first_ms != row.append_ms, first_ms
@@ -129,10 +127,10 @@ def _interaction(row: RowState, event: InteractionEvent, workspace: str) -> Fold
         return FoldResult(row, moved, [])
     if old_rank < new_rank:
         return FoldResult(
-            row, moved, [_lost(event.arrival, "an interaction with an earlier ended_at", new_rank, old_rank)]
+            row, moved, [lost(event.arrival, "an interaction with an earlier ended_at", new_rank, old_rank)]
         )
     row.captured = new
-    headers = _known_headers(codec.INTERACTION, workspace, old.import_id)
+    headers = known_headers(codec.INTERACTION, workspace, old.import_id)
     loser = Arrival(
         "interactions",
         event.arrival.partition,
@@ -142,71 +140,7 @@ def _interaction(row: RowState, event: InteractionEvent, workspace: str) -> Fold
         old.body,
         headers,
     )
-    return FoldResult(row, True, [_lost(loser, "an interaction with an earlier ended_at", old_rank, new_rank)])
-
-
-def _outcome(row: RowState, event: OutcomeEvent, workspace: str) -> FoldResult:
-    new = event.seen
-    old = row.outcomes.get(new.outcome_id)
-    if old is None:
-        size = len(event.arrival.value or b"")
-        if len(row.outcomes) >= MAX_OUTCOMES or row.outcome_bytes + size > MAX_OUTCOME_BYTES:
-            detail = f"the row keeps {len(row.outcomes)} outcomes of {row.outcome_bytes} bytes; it takes no more"
-            return FoldResult(row, False, [Refused(event.arrival, "row_full", detail)])
-        row.outcomes[new.outcome_id] = new
-        row.outcome_bytes += size
-        return FoldResult(row, True, [])
-    if old.raw == new.raw:
-        return FoldResult(row, False, [])
-    old_rank, new_rank = _outcome_rank(old), _outcome_rank(new)
-    if old_rank == new_rank:
-        return FoldResult(row, False, [])
-    if old_rank > new_rank:
-        return FoldResult(
-            row, False, [_lost(event.arrival, "an outcome of that id observed later", new_rank, old_rank)]
-        )
-    row.outcomes[new.outcome_id] = new
-    row.outcome_bytes += len(new.raw.encode()) - len(old.raw.encode())
-    said = loads(old.raw)
-    loser = Arrival(
-        "outcomes",
-        event.arrival.partition,
-        old.offset,
-        old.append_ms,
-        str(said.get("episode_id") or said.get("interaction_id")).encode(),
-        old.raw.encode(),
-        _known_headers(codec.OUTCOME, workspace, None),
-    )
-    return FoldResult(row, True, [_lost(loser, "an outcome of that id observed later", old_rank, new_rank)])
-
-
-def _retract(row: RowState, event: OutcomeEvent) -> FoldResult:
-    name, outcome_id, at = event.seen.name, event.seen.outcome_id, event.seen.observed_us
-    if not outcome_id:
-        known = row.retracted_until.get(name)
-        if known is not None and known >= at:
-            return FoldResult(row, False, [])
-        if known is None and len(row.retracted_until) >= MAX_OUTCOMES:
-            return FoldResult(row, False, [_too_many_retracts(event.arrival)])
-        row.retracted_until[name] = at
-        return FoldResult(row, True, [])
-    if (name, outcome_id) in row.retracted_ids:
-        return FoldResult(row, False, [])
-    size = len(name.encode(errors="surrogatepass")) + len(outcome_id.encode())
-    if len(row.retracted_ids) >= MAX_OUTCOMES or row.outcome_bytes + size > MAX_OUTCOME_BYTES:
-        return FoldResult(row, False, [_too_many_retracts(event.arrival)])
-    row.retracted_ids.add((name, outcome_id))
-    row.outcome_bytes += size
-    return FoldResult(row, True, [])
-
-
-def _rights(row: RowState, event: RightsEvent) -> FoldResult:
-    """The later word counts; of two at one time, deny."""
-    known, said = row.rights.get(event.right), (event.observed_us, event.value)
-    if known is not None and known >= said:  # "deny" > "allow"
-        return FoldResult(row, False, [])
-    row.rights[event.right] = said
-    return FoldResult(row, True, [])
+    return FoldResult(row, True, [lost(loser, "an interaction with an earlier ended_at", old_rank, new_rank)])
 
 
 def _in_force(row: RowState, captured: Captured) -> dict[str, str]:
@@ -223,7 +157,7 @@ def _incomplete(row: RowState, captured: Captured, partition: int, workspace: st
         captured.append_ms,
         row.episode_id.encode(),
         captured.body,
-        _known_headers(codec.INTERACTION, workspace, captured.import_id),
+        known_headers(codec.INTERACTION, workspace, captured.import_id),
     )
     detail = (
         f"its time is up and not all of its parts are there ({', '.join(captured.parts[:3])}); the row stays pending"
@@ -231,44 +165,5 @@ def _incomplete(row: RowState, captured: Captured, partition: int, workspace: st
     return Refused(arrival, "part_missing", detail)
 
 
-def _too_many_retracts(arrival: Arrival) -> Refused:
-    return Refused(
-        arrival, "row_full", f"the row keeps {MAX_OUTCOMES} retracts or {MAX_OUTCOME_BYTES} bytes of outcomes"
-    )
-
-
 def _interaction_rank(captured: Captured) -> tuple[int, str]:
     return captured.ended_us, content_hash(loads(captured.body))
-
-
-def _outcome_rank(seen: Seen) -> tuple[int, str]:
-    # the value as the metric keeps it: 1 and 1.0 of a float metric are one content
-    said = loads(seen.raw)
-    said["value"] = seen.value
-    return seen.observed_us, content_hash(said)
-
-
-def _lost(
-    loser: Arrival,
-    kept: Literal["an interaction with an earlier ended_at", "an outcome of that id observed later"],
-    rank: tuple[int, str],
-    winner: tuple[int, str],
-) -> Refused:
-    how = (
-        "is kept"
-        if rank[0] != winner[0]
-        else "is not there, but one with the same time and another content hash is kept"
-    )
-    return Refused(loser, "conflict", f"{kept} {how}: {winner[1][:16]} over {rank[1][:16]}")
-
-
-def _known_headers(event_type: str, workspace: str, import_id: str | None) -> list[tuple[str, bytes | str | None]]:
-    # rows keep no headers; these are what a replay needs, the rest lies at the offset
-    headers: list[tuple[str, bytes | str | None]] = [
-        ("ce_specversion", b"1.0"),
-        ("ce_type", event_type.encode()),
-        ("ce_workspace", workspace.encode()),
-    ]
-    if import_id is not None:
-        headers.append(("ce_importid", import_id.encode()))
-    return headers

@@ -19,11 +19,12 @@ from typing import Any, Final
 from treadle_schemas.records import Grade, MetricState
 from treadle_schemas.workspace import WorkspaceSettings
 
+from treadle_streams.join.kept import surviving
 from treadle_streams.join.reward import Value
 from treadle_streams.join.reward import compile as compile_reward
 from treadle_streams.join.state import NEVER_MS, RowState, Seen
 
-__all__ = ["Grading", "surviving", "time_up_ms"]
+__all__ = ["Grading", "time_up_ms"]
 
 _PENDING: Final[MetricState] = ("pending", None)
 _ABSENT: Final[MetricState] = ("absent", None)
@@ -97,18 +98,6 @@ class Grading:
 def time_up_ms(ended_ms: int, append_ms: int, horizon_ms: int, grace_ms: int) -> int:
     """max(min(ended, append) + horizon, append) + grace: a wrong clock of the agent cannot move it before the append."""
     return min(max(min(ended_ms, append_ms) + horizon_ms, append_ms) + grace_ms, NEVER_MS)
-
-
-def surviving(row: RowState) -> list[Seen]:
-    """The outcomes that no retract takes back, in (observed_at, outcome_id) order."""
-    until = row.retracted_until
-    left = [
-        o
-        for o in row.outcomes.values()
-        if o.observed_us > until.get(o.name, -NEVER_MS) and (o.name, o.outcome_id) not in row.retracted_ids
-    ]
-    left.sort(key=lambda o: (o.observed_us, o.outcome_id))
-    return left
 
 
 def _aggregated(aggregate: str, kind: str | None, outcomes: list[Seen]) -> MetricState:
