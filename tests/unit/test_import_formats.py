@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from treadle.integrations._formats._messages import as_messages
 from treadle_schemas.errors import FieldError
 from treadle_streams.importing import FORMATS, BadLine, Export
 from treadle_streams.importing._documents import Documents
 from treadle_streams.importing._lines import interaction_of, outcome_of
 from treadle_streams.importing.formats import Bad, Call, Passed, Remember, Score, Span, Trace
-from treadle_streams.importing.formats._messages import as_messages
 
 EXPORTS = Path(__file__).parent.parent / "fixtures" / "exports"
 ASKED = [

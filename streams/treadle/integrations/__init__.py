@@ -6,6 +6,7 @@
     treadle.integrations.openai_agents.instrument(recorder)        # OpenAI Agents SDK
     treadle.integrations.pydantic_ai.instrument(recorder)          # Pydantic AI
     treadle.integrations.litellm.instrument(recorder)              # LiteLLM
+    treadle.integrations.otel.instrument(recorder)                 # OpenTelemetry's GenAI spans, of any library
 
 The modules are imported on demand, so each needs its own library only. docs/integrations.md says what each of them cannot see.
 """
@@ -16,10 +17,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treadle.integrations import langchain, litellm, openai_agents, pydantic_ai
+    from treadle.integrations import langchain, litellm, openai_agents, otel, pydantic_ai
     from treadle.integrations._http import instrument, uninstrument, wrap
 
-__all__ = ["instrument", "langchain", "litellm", "openai_agents", "pydantic_ai", "uninstrument", "wrap"]
+__all__ = ["instrument", "langchain", "litellm", "openai_agents", "otel", "pydantic_ai", "uninstrument", "wrap"]
 
 _MODULES = frozenset({"langchain", "litellm", "openai_agents", "otel", "pydantic_ai"})
 _OF_HTTP = frozenset({"instrument", "uninstrument", "wrap"})

@@ -33,9 +33,13 @@ class Place:
     The call's interaction id is known from here on.
     """
 
-    def __init__(self, recorder: Recorder, own: Node | None = None) -> None:
-        """What is current here is marked as seen, and `own`, the node of the adapter that records."""
-        self.interaction_id = new_id()
+    def __init__(self, recorder: Recorder, own: Node | None = None, interaction_id: str | None = None) -> None:
+        """What is current here is marked as seen, and `own`, the node of the adapter that records.
+
+        `interaction_id` is the call's where it has an id that other sources of the same call know too.
+        """
+        self._named = interaction_id is not None
+        self.interaction_id = interaction_id or new_id()
         self._nodes = [node for node in current() if node is not own]
         if own is not None:
             self._nodes.insert(0, own)
@@ -53,9 +57,17 @@ class Place:
             self.tags = {**node.tags, **self.tags}
 
     @classmethod
-    def of(cls, recorder: Recorder, own: Node) -> Place:
+    def of(cls, recorder: Recorder, own: Node, interaction_id: str | None = None) -> Place:
         """The place at which the call of a model that `own` stands for was made."""
-        return cls(recorder, own) if own.context is None else own.context.run(cls, recorder, own)
+        if own.context is None:
+            return cls(recorder, own, interaction_id)
+        return own.context.run(cls, recorder, own, interaction_id)
+
+    def id_of(self, index: int) -> str:
+        """The id of the interaction that is the answer of that index."""
+        if not index:
+            return self.interaction_id
+        return f"{self.interaction_id}:{index}" if self._named else new_id()
 
     def _claim(self, recorder: Recorder) -> dict[str, Any]:
         said = episodes.claim(recorder.workspace, self.interaction_id)
@@ -100,9 +112,8 @@ def publish(
         if not reply.complete and error is None:
             error, reason = "truncated: the stream ended before its last event", "truncated"
         reference = id_of(f"response:{reply.response_id}{f':{index}' if index else ''}") if reply.response_id else None
-        interaction_id = new_id() if index else place.interaction_id
         handle = recorder.record(
-            interaction_id=interaction_id,
+            interaction_id=place.id_of(index),
             messages=messages,
             response=range(before, len(messages)),
             tools=asked.tools,

@@ -7,7 +7,6 @@ from typing import Final
 from treadle.integrations._formats._anthropic import Anthropic
 from treadle.integrations._formats._chat import Chat
 from treadle.integrations._formats._events import Unreadable, decoded, events
-from treadle.integrations._formats._genai import genai_call
 from treadle.integrations._formats._responses import Responses
 from treadle.integrations._formats._shape import (
     Asked,
@@ -34,7 +33,6 @@ __all__ = [
     "events",
     "format_of",
     "function_tool",
-    "genai_call",
     "picked",
     "total_usage",
 ]

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from treadle.integrations._formats._messages import as_messages, as_tools, usage_of
 from treadle_schemas.canonical import loads
 from treadle_schemas.errors import FieldError, shown
 
 from treadle_streams.importing.formats._items import Bad, Call, Item, Passed, Recall, Score, Span, Trace
-from treadle_streams.importing.formats._messages import as_messages, as_tools, usage_of
 from treadle_streams.importing.formats._node import Node
 
 __all__ = ["langfuse"]

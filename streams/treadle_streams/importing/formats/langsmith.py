@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from treadle.integrations._formats._messages import as_messages, as_tools, usage_of
 from treadle_schemas.errors import FieldError
 
 from treadle_streams.importing.formats._items import Bad, Call, Item, Passed, Recall, Score, Span
-from treadle_streams.importing.formats._messages import as_messages, as_tools, usage_of
 from treadle_streams.importing.formats._node import Node, milliseconds
 
 __all__ = ["langsmith"]

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from treadle.integrations._formats import Unreadable, error_text, format_of
+from treadle.integrations._formats._messages import as_messages
 from treadle_schemas.canonical import content_hash
 from treadle_schemas.errors import FieldError, shown
 from treadle_schemas.moments import from_micros
 
 from treadle_streams.importing.formats._items import Bad, Call, Item, Passed, Recall, Remember, Score
-from treadle_streams.importing.formats._messages import as_messages
 from treadle_streams.importing.formats._node import Node
 
 __all__ = ["openai"]

@@ -1,4 +1,6 @@
-"""OpenTelemetry: OTLP JSON as the collector's file exporter writes it, one `{"resourceSpans": [...]}` a line."""
+"""OpenTelemetry: OTLP JSON as the collector's file exporter writes it, one `{"resourceSpans": [...]}` a line. `spans_of` reads a request of
+OTLP/HTTP as well: its JSON, or its protobuf through `google.protobuf.json_format.MessageToDict`.
+"""
 
 from __future__ import annotations
 
@@ -6,73 +8,84 @@ import binascii
 from collections.abc import Iterator
 from typing import Any
 
+from treadle.integrations._spans import FIRST_TOKEN_EVENTS, RawSpan, failure_of
 from treadle_schemas.errors import FieldError, shown
 from treadle_schemas.moments import from_micros
 
 from treadle_streams.importing.formats._items import Bad, Item, Passed, Recall
 from treadle_streams.importing.formats._node import Node
-from treadle_streams.importing.formats._spans import Raw, items_of
+from treadle_streams.importing.formats._spans import items_of
 
-__all__ = ["attributes_of", "otlp"]
+__all__ = ["attributes_of", "otlp", "spans_of"]
 
 
 def otlp(document: dict[str, Any], recall: Recall) -> Iterator[Item]:
     """The items of one export request."""
-    node = Node(document)
     if "resourceSpans" not in document:
         for other in ("resourceLogs", "resourceMetrics"):
             if other in document:
                 yield Passed(other)
                 return
-        raise FieldError("$.resourceSpans", "is missing: this is no OTLP JSON of spans")
-    for path, resource_spans in node.nodes("resourceSpans"):
+    for span in spans_of(document):
         try:
-            yield from _resource(Node(resource_spans, path))
+            if isinstance(span, FieldError):
+                raise span
+            yield from items_of(span)
         except FieldError as err:
             yield Bad(err)
 
 
-def _resource(node: Node) -> Iterator[Item]:
+def spans_of(document: dict[str, Any]) -> Iterator[RawSpan | FieldError]:
+    """The spans of one export request, and what is wrong with those that are none. Raises FieldError where the whole is no such request."""
+    if "resourceSpans" not in document:
+        raise FieldError("$.resourceSpans", "is missing: this is no OTLP JSON of spans")
+    for path, resource_spans in Node(document).nodes("resourceSpans"):
+        try:
+            yield from _resource(Node(resource_spans, path))
+        except FieldError as err:
+            yield err
+
+
+def _resource(node: Node) -> Iterator[RawSpan | FieldError]:
     resource = node.object("resource")
     about = attributes_of(resource) if resource else {}
     service = about.get("service.name")
     for path, scope in node.nodes("scopeSpans"):
         for place, span in Node(scope, path).nodes("spans"):
             try:
-                yield from items_of(_raw(Node(span, place), service if isinstance(service, str) else None))
+                yield _raw(Node(span, place), service if isinstance(service, str) else None)
             except FieldError as err:
-                yield Bad(err)
+                yield err
 
 
-def _raw(node: Node, service: str | None) -> Raw:
-    started = _nanos(node, "startTimeUnixNano")
+def _raw(node: Node, service: str | None) -> RawSpan:
+    started = _micros(node, "startTimeUnixNano")
     status = node.object("status")
-    events = []
-    failure = None
+    events: list[tuple[str, dict[str, Any]]] = []
+    first_token: float | None = None
     for path, event in node.nodes("events"):
         told = Node(event, path)
-        attributes = attributes_of(told)
-        events.append((told.text("name") or "", attributes))
-        if told.any("name") == "exception":
-            failure = str(attributes.get("exception.message") or attributes.get("exception.type") or "") or failure
+        name = told.text("name") or ""
+        events.append((name, attributes_of(told)))
+        if first_token is None and name in FIRST_TOKEN_EVENTS and "timeUnixNano" in told:
+            first_token = max(0.0, (_micros(told, "timeUnixNano") - started) / 1000)
     attributes = attributes_of(node)
     failed = status is not None and status.any("code") in (2, "STATUS_CODE_ERROR")
-    kind = attributes.get("error.type")
-    parent = _identity(node, "parentSpanId") if node.any("parentSpanId") else None
-    return Raw(
+    dropped = [node.any(name) for name in ("droppedAttributesCount", "droppedEventsCount")]
+    return RawSpan(
         span_id=_identity(node, "spanId"),
         trace_id=_identity(node, "traceId"),
-        parent_id=parent,
+        parent_id=_identity(node, "parentSpanId") if node.any("parentSpanId") else None,
         name=node.text("name") or "",
-        started_at=started,
-        ended_at=_nanos(node, "endTimeUnixNano") if "endTimeUnixNano" in node else started,
+        started_at=from_micros(started),
+        ended_at=from_micros(_micros(node, "endTimeUnixNano") if "endTimeUnixNano" in node else started),
         attributes=attributes,
         where=f"{node.path}.attributes",
-        error=((status and status.text("message")) or failure or (str(kind) if kind else None) or "error")
-        if failed
-        else None,
+        error=failure_of(status.text("message") if status else None, events, attributes) if failed else None,
         events=events,
         service=service,
+        dropped=sum(count for count in dropped if isinstance(count, int)),
+        first_token_ms=first_token,
     )
 
 
@@ -109,16 +122,18 @@ def _value(given: Any, where: str) -> Any:
     return None
 
 
-def _nanos(node: Node, name: str) -> str:
+def _micros(node: Node, name: str) -> int:
+    """A moment in microseconds since the epoch."""
     given = node.any(name)
     if isinstance(given, str) and given.isdecimal() and len(given) < 25:
         given = int(given)
     if isinstance(given, bool) or not isinstance(given, int) or given <= 0:
         raise FieldError(node.where(name), f"is {shown(given)}, not nanoseconds since the epoch")
     try:
-        return from_micros(given // 1000)
+        from_micros(given // 1000)
     except (OverflowError, ValueError):
         raise FieldError(node.where(name), f"{shown(given)} is no time") from None
+    return given // 1000
 
 
 def _identity(node: Node, name: str) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from treadle.integrations._spans import RawSpan, failure_of, nested
 from treadle_schemas.errors import FieldError
 
 from treadle_streams.importing.formats._items import Bad, Item, Passed, Recall, Score
 from treadle_streams.importing.formats._node import Node
-from treadle_streams.importing.formats._spans import Raw, items_of, nested
+from treadle_streams.importing.formats._spans import items_of
 from treadle_streams.importing.formats.otlp import otlp
 
 __all__ = ["phoenix"]
@@ -45,7 +46,7 @@ def _record(node: Node) -> Iterator[Item]:
         raise FieldError(node.path, "is no span (start_time, context) and no annotation (annotator_kind) of Phoenix")
 
 
-def _raw(node: Node) -> Raw:
+def _raw(node: Node) -> RawSpan:
     context = node.object("context") or Node(
         {"span_id": node.any("context.span_id"), "trace_id": node.any("context.trace_id")}, f"{node.path}.context"
     )
@@ -61,15 +62,11 @@ def _raw(node: Node) -> Raw:
     started = node.when("start_time")
     failed = (node.text("status_code") or "").upper() == "ERROR"
     events: list[tuple[str, dict[str, Any]]] = []
-    failure = None
     for path, event in node.nodes("events"):
         given = Node(event, path)
         inside = nested(given.value.get("attributes") or {}) if isinstance(given.value.get("attributes"), dict) else {}
         events.append((given.text("name") or "", inside))
-        exception = inside.get("exception")
-        if isinstance(exception, dict):
-            failure = str(exception.get("message") or exception.get("type") or "") or failure
-    return Raw(
+    return RawSpan(
         span_id=context.needed("span_id"),
         trace_id=context.needed("trace_id"),
         parent_id=node.text("parent_id"),
@@ -78,7 +75,7 @@ def _raw(node: Node) -> Raw:
         ended_at=node.time("end_time") or started,
         attributes=told,
         where=f"{node.path}.attributes",
-        error=(node.text("status_message") or failure or "error") if failed else None,
+        error=failure_of(node.text("status_message"), events, told) if failed else None,
         kind=node.text("span_kind"),
         events=events,
     )

@@ -189,7 +189,8 @@ def _blocks(content: Any, where: str) -> tuple[list[dict[str, Any]], list[dict[s
     """Tool results, tool calls, the content that is left, and thoughts. Content that is text or has no such blocks stays as it is."""
     if not isinstance(content, list):
         return [], [], content if content is None or isinstance(content, str) else json_text(content), ""
-    results, calls, rest, thoughts = [], [], [], []
+    results, calls, thoughts = [], [], []
+    rest: list[dict[str, Any]] = []
     for n, raw in enumerate(content):
         block = raw
         if isinstance(block, dict) and isinstance(block.get("message_content"), dict):  # OpenInference
@@ -207,6 +208,9 @@ def _blocks(content: Any, where: str) -> tuple[list[dict[str, Any]], list[dict[s
             rest.append({"type": "text", "text": block})
         elif kind in ("text", "input_text", "output_text") and isinstance(block.get("text", block.get("content")), str):
             rest.append({"type": "text", "text": block.get("text", block.get("content"))})
+        elif kind in ("uri", "blob") and block.get("modality") == "image":
+            url = block.get("uri") if kind == "uri" else f"data:{block.get('mime_type')};base64,{block.get('content')}"
+            rest.append({"type": "image_url", "image_url": {"url": url}})
         else:
             rest.append(block if isinstance(block, dict) else {"type": "unknown", "value": block})
     plain = all(part.get("type") == "text" for part in rest)
