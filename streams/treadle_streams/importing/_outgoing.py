@@ -24,8 +24,8 @@ class Outgoing:
 
     @property
     def pii(self) -> str:
-        """The policy, for the headers."""
-        return self._policy.header
+        """The name of the policy, for the headers."""
+        return self._policy.name
 
     def interaction(self, value: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """(type, value) of each record, the interaction last. Raises RedactionRefused, FieldError."""
