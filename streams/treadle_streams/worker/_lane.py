@@ -123,38 +123,44 @@ class Lane(threading.Thread):
         self._mail.put(_Close(done))
         return done
 
-    # The thread.
+    # The thread, or whoever takes the turns.
 
     def run(self) -> None:
         """The thread: whatever it cannot handle ends the process."""
         try:
-            self._run()
+            self.open()
+            while self.step():
+                pass
         except BaseException as err:
             self._failed(err)
 
-    def _run(self) -> None:
+    def open(self) -> None:
+        """Make the clients; before the first step. Raises TransactionFailed."""
         self._transactions = Transactions(self._settings, self._faults, self._ports)
         self._inputs = Inputs(self._settings.servers, self._settings.workspace, self._ports)
         self._admin = self._ports.admin(self._settings.servers)
-        while True:
-            self.ticked = self._monotonic()
-            message = self._next_message()
-            match message:
-                case _Close(done):
-                    self._drop("waiting")
-                    self._inputs.close()
-                    done.set_result(True)
-                    return
-                case _Revoke(done):
-                    self._drop("waiting")
-                    self._refused_at = None
-                    done.set_result(True)
-                case _Assign():
-                    message.done.set_result(self._take_over(message))
-                case None if self._member is not None:
-                    self._turn()
-                case None:
-                    self._expect_assignment()
+
+    def step(self) -> bool:
+        """Do what a message asks, or else take a turn; False after the last one. Raises what ends a worker (errors.py)."""
+        self.ticked = self._monotonic()
+        message = self._next_message()
+        match message:
+            case _Close(done):
+                self._drop("waiting")
+                self._inputs.close()
+                done.set_result(True)
+                return False
+            case _Revoke(done):
+                self._drop("waiting")
+                self._refused_at = None
+                done.set_result(True)
+            case _Assign():
+                message.done.set_result(self._take_over(message))
+            case None if self._member is not None:
+                self._turn()
+            case None:
+                self._expect_assignment()
+        return True
 
     def _next_message(self) -> _Assign | _Revoke | _Close | None:
         try:
