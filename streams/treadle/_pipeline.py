@@ -6,6 +6,7 @@ encoded. Nothing of an event is written, to a file or to Kafka, before step 1 is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from treadle_schemas.canonical import dumps
@@ -31,6 +32,8 @@ class Pipeline:
         self._templates = Templates(workspace, source)
         self._policies = policies
         self._sent = SentParts()
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        """Told of each interaction after redaction, in the thread that redacts. They raise nothing."""
 
     def records(self, kind: str, value: dict[str, Any], key: str) -> list[Sendable]:
         """The records of one event, the event itself last. Raises RedactionRefused, and FieldError for what JSON cannot carry."""
@@ -42,6 +45,8 @@ class Pipeline:
             template = self._templates.of(OUTCOME, policy.name)
             return [Sendable(template, raw_key, encode(value), event_id.encode(), value["observed_at"].encode())]
         value = _without_private(value, policy)
+        for tell in self.listeners:
+            tell(value)
         moment, event_id = value["ended_at"].encode(), value["interaction_id"].encode()
         template = self._templates.of(INTERACTION, policy.name)
         if "episode_id" not in value:

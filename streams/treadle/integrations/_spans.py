@@ -142,7 +142,7 @@ def _recorded(
         "error": reply.error,
         "started_at": raw.started_at,
         "ended_at": raw.ended_at,
-        "first_token_ms": raw.first_token_ms,
+        "first_token_ms": raw.first_token_ms or span.said.first_token_ms,
     }
     for index, sample in enumerate(reply.samples or [None]):
         suffix = f":{index}" if index else ""

@@ -23,9 +23,11 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 from treadle_schemas.errors import FieldError
+from treadle_schemas.ids import Handle
 from treadle_schemas.moments import from_micros
 
 from treadle.integrations._publish import Place, publish, recorded_lately, trouble
+from treadle.integrations._span_export import OWN_SCOPE, export_spans, goes_nowhere, has_span
 from treadle.integrations._spans import (
     FIRST_TOKEN_EVENTS,
     Attributes,
@@ -40,12 +42,22 @@ from treadle.integrations._structure import SOURCES, Node, Open, id_of, slot_of
 if TYPE_CHECKING:
     from treadle.recorder import Recorder
 
-__all__ = ["TreadleSpanProcessor", "instrument", "uninstrument"]
+__all__ = ["TreadleSpanProcessor", "export_spans", "instrument", "uninstrument"]
 
-OWN_SCOPE: Final = "treadle"
-"""The instrumentation scope of spans that treadle itself makes."""
 _PREFIXES: Final = ("gen_ai.", "llm.", "openinference.", "traceloop.", "agent.")
 _NO_MESSAGES: Final = "a span of a model's call holds no messages, and was not recorded"
+
+
+class _SpanNode(Node):
+    """Of a span."""
+
+    __slots__ = ()
+
+    def recorded(self, handle: Handle) -> None:
+        """An interaction under this node is being recorded."""
+        super().recorded(handle)
+        if self.model:
+            has_span(handle.interaction_id)
 
 
 class _Known:
@@ -65,6 +77,8 @@ class TreadleSpanProcessor(SpanProcessor):
     def __init__(self, recorder: Recorder | None = None) -> None:
         """Without a recorder it is deaf."""
         self.recorder = recorder
+        self.exported = True
+        """Whether the host sees the spans too: its provider's, not one made for listening only."""
         self._open: Open[int, _Known] = Open()
         SOURCES.append(self.current)
 
@@ -82,6 +96,8 @@ class TreadleSpanProcessor(SpanProcessor):
             return
         try:
             self._open.put(context.span_id, self._placed(span))
+            if not self.exported:
+                goes_nowhere(context.span_id, span.parent)
         except Exception as err:
             trouble("a span could not be looked at", f"{type(err).__name__}: {err}")
 
@@ -103,7 +119,7 @@ class TreadleSpanProcessor(SpanProcessor):
             # a span that began before this listened has no place of its own
             node = self._placed(span).node if known is None else known.node
             if not node.seen:
-                _record(recorder, node, span, said)
+                _record(recorder, node, span, said, self.exported)
         except Exception as err:
             trouble("a span of a model's call could not be recorded", f"{type(err).__name__}: {err}")
 
@@ -133,7 +149,7 @@ class TreadleSpanProcessor(SpanProcessor):
         said = Attributes.of(_plain(span.attributes) if _is_of_agents(span) else {})
         kind = kind_of(said)
         agent = said.agent or (said.name or span.name if kind == "agent" else None)
-        node = Node(
+        node = (_SpanNode if self.exported else Node)(
             None if parent is None else parent.node,
             episode_id=self.episode_of(span),
             slot=slot_of(agent),
@@ -192,7 +208,7 @@ def _claimed(recorder: Recorder, span_id: int) -> bool:
     return _recorded.put((id(recorder), span_id), True)
 
 
-def _record(recorder: Recorder, node: Node, span: ReadableSpan, said: Attributes) -> None:
+def _record(recorder: Recorder, node: Node, span: ReadableSpan, said: Attributes, exported: bool) -> None:
     raw = _raw(span)
     try:
         asked, reply = genai_call(raw, said)
@@ -211,6 +227,8 @@ def _record(recorder: Recorder, node: Node, span: ReadableSpan, said: Attributes
     if said.subject:
         place.fields.setdefault("subject", said.subject)
     place.tags = {**tags_of(said), **place.tags}
+    for index in range(max(1, len(reply.samples)) if exported else 0):
+        has_span(place.id_of(index))
     publish(
         recorder,
         place,
@@ -218,7 +236,7 @@ def _record(recorder: Recorder, node: Node, span: ReadableSpan, said: Attributes
         reply,
         started_at=raw.started_at,
         ended_at=raw.ended_at,
-        first_token_ms=raw.first_token_ms,
+        first_token_ms=raw.first_token_ms or said.first_token_ms,
     )
 
 

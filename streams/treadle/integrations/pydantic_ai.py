@@ -59,6 +59,7 @@ def instrument(recorder: Recorder) -> Processor:
         else:
             provider = TracerProvider(shutdown_on_exit=False)
             provider.add_span_processor(_processor)
+            _processor.exported = False
             Agent.instrument_all(InstrumentationSettings(tracer_provider=provider))
     _processor.recorder = recorder
     return _processor

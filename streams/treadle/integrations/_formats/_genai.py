@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from treadle_schemas.canonical import loads
 from treadle_schemas.errors import FieldError
@@ -108,6 +108,12 @@ class Attributes:
             self.llm.get("system"),
         )
         return next((text for text in map(_text, names) if text), None)
+
+    @property
+    def first_token_ms(self) -> float | None:
+        """How long the first token took, where an attribute says it (in seconds)."""
+        waited = _at(self.ai, "response.time_to_first_chunk")
+        return waited * 1000 if _is_number(waited) else None
 
     @property
     def tool_call_id(self) -> str | None:
@@ -398,7 +404,7 @@ def _mapping(given: Any) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _is_number(given: Any) -> bool:
+def _is_number(given: Any) -> TypeGuard[int | float]:
     return isinstance(given, int | float) and not isinstance(given, bool)
 
 

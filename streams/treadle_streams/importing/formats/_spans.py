@@ -55,7 +55,7 @@ def _calls(raw: RawSpan, said: Attributes, common: dict[str, Any]) -> Iterator[C
                 "usage": None if index else reply.usage,
                 "finish_reason": None if sample is None else sample.finish_reason,
                 "cost": None if index else reply.cost,
-                "first_token_ms": raw.first_token_ms,
+                "first_token_ms": raw.first_token_ms or said.first_token_ms,
                 "references": [f"response:{reply.response_id}{suffix}"] if reply.response_id else [],
                 "tags": asked.tags or None,
             },
