@@ -23,18 +23,20 @@ __all__ = ["Emission", "dead_letter", "graded", "graded_hash", "graded_tail", "p
 MAX_DEAD_LETTER_BYTES: Final = 15 * 1024 * 1024
 """A record of 16 MiB with our headers around it would not fit the topic: its head is kept, and the offset says where the rest lies."""
 
-Stream = Literal["graded", "part", "progress", "dead-letter"]
-"""`part` records go to the topic `.graded` too."""
+Stream = Literal["graded", "part", "progress", "dead-letter", "announcement", "rekeyed"]
+"""`part` records go to the topic `.graded` too, announcements and re-keyed outcomes to `.references`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """One record to write to the same partition as its source. `headers` come on top of the CloudEvents envelope."""
+    """One record to write. `headers` come on top of the CloudEvents envelope."""
 
     stream: Stream
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes]] = field(default_factory=list)
+    partition: int | None = None
+    """None: the same as its source's."""
 
 
 def graded_hash(captured: Captured, grade: Grade, tail: bytes = b"") -> str:

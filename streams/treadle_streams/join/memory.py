@@ -89,6 +89,8 @@ class MemoryPartition:
     def _apply(self, made: Plan) -> None:
         self.transactions += 1
         self.index.difference_update(made.drop_index)
+        for key in made.deletes:
+            del self.records[key]
         for key, value in made.puts.items():
             self.records[key] = value
             self.index.update(index_keys(key, value))

@@ -74,6 +74,8 @@ class Plan:
     meta: Meta
     puts: dict[bytes, bytes] = field(default_factory=dict)
     """Rows and parts to write, to the changelog and then locally with their index keys."""
+    deletes: list[bytes] = field(default_factory=list)
+    """Keys of records that end: null in the changelog, gone locally. None of them is in `puts`."""
     drop_index: list[bytes] = field(default_factory=list)
     """Local index keys to delete; the changelog knows none."""
     outputs: list[Emission] = field(default_factory=list)
@@ -111,7 +113,7 @@ def plan(
     batch.release_imports()
     batch.contents.write()
     out = batch.out
-    out.empty = not (out.puts or out.drop_index or out.outputs) and m.offsets == known
+    out.empty = not (out.puts or out.deletes or out.drop_index or out.outputs) and m.offsets == known
     return out
 
 

@@ -68,9 +68,9 @@ class PartitionStore:
             yield key, key[len(prefix) :]
 
     def apply(self, made: Plan, meta: bytes, changelog_offset: int) -> None:
-        """What a committed plan changed, in one write batch: index keys away, rows with their index keys, META, the offset."""
+        """What a committed plan changed, in one write batch: index keys and what ended away, rows with their index keys, META, the offset."""
         batch = self._write_batch()
-        for key in made.drop_index:
+        for key in (*made.drop_index, *made.deletes):
             batch.delete(key)
         for key, value in made.puts.items():
             _put(batch, key, value)

@@ -42,7 +42,11 @@ _TYPES: Final[Mapping[str, str]] = {
     "part": codec.PART,
     "progress": codec.PROGRESS,
     "dead-letter": codec.DEAD_LETTER,
+    "announcement": codec.REFERENCE,
+    "rekeyed": codec.OUTCOME,
 }
+_KINDS: Final[Mapping[str, str]] = {"part": "graded", "announcement": "references", "rekeyed": "references"}
+"""Where a stream is no topic of its own."""
 _STALE: Final = frozenset({"ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "REBALANCE_IN_PROGRESS", "FENCED_INSTANCE_ID"})
 """What a coordinator says to a generation that is not the group's: another owner has the partitions, or will have them."""
 _STEP_TIMEOUT_S: Final = 10.0
@@ -72,7 +76,7 @@ class Transactions:
         self._settings = settings
         self._faults = faults
         self._ports = ports
-        outputs = {stream: "graded" if stream == "part" else stream for stream in _TYPES}
+        outputs = {stream: _KINDS.get(stream, stream) for stream in _TYPES}
         self._topics = {
             name: topics.topic(settings.workspace, kind)
             for name, kind in (outputs | {kind: kind for kind in INPUTS}).items()
@@ -133,6 +137,8 @@ class Transactions:
                     self._output(made.partition, emission)
                 for key, value in made.puts.items():
                     self._produce(self._settings.changelog, made.partition, key, value, None, self._logged)
+                for key in made.deletes:
+                    self._produce(self._settings.changelog, made.partition, key, None, None, self._logged)
                 self._produce(
                     self._settings.changelog, made.partition, META_KEY, metas[made.partition], None, self._logged
                 )
@@ -182,7 +188,8 @@ class Transactions:
     def _output(self, partition: int, emission: Emission) -> None:
         headers = codec.make_headers(_TYPES[emission.stream], self._settings.workspace, source="treadle/join")
         topic = self._topics[emission.stream]
-        self._produce(topic, partition, emission.key, emission.value, headers + emission.headers, self._delivered)
+        to = partition if emission.partition is None else emission.partition
+        self._produce(topic, to, emission.key, emission.value, headers + emission.headers, self._delivered)
 
     def _produce(
         self,
