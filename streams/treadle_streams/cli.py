@@ -18,5 +18,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Keep making versions of a corpus; runs until stopped.",
     ),
     "corpus": ("treadle_streams.snapshot.corpus_cli:corpus", "Look into corpora and export views of them."),
+    "ingest": ("treadle_streams.ingest.commands:ingest", "Receive events over HTTP; runs until stopped."),
     "import": ("treadle_streams.importing.commands:import_", "Bring logs into a workspace; safe to repeat."),
 }

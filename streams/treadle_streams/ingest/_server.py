@@ -1,0 +1,71 @@
+"""The process: a socket, uvicorn around the application, signals."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from treadle.settings import Settings
+from treadle_schemas.errors import SettingError
+
+from treadle_streams.ingest._access import Access
+from treadle_streams.ingest._app import make_app
+from treadle_streams.ingest._desk import Desk
+from treadle_streams.ingest._settings import IngestSettings
+from treadle_streams.ingest.errors import AddressInUse
+
+__all__ = ["serve"]
+
+BACKLOG = 2048
+
+
+def serve(settings: Settings, own: IngestSettings, announce: Callable[[str], None]) -> None:
+    """Receive until SIGTERM or SIGINT. `announce` is called with the address once connections are taken.
+
+    At the signal open requests are finished, then Kafka is waited for; what it does not have by then stays in the spool.
+    Raises SettingError, AddressInUse, AccessFileUnusable.
+    """
+    if settings.disabled:
+        raise SettingError("TREADLE_DISABLED is set: a receiver that captures nothing would acknowledge what it loses")
+    access = Access(own.access_file, github_secret=own.github_secret, workspace=own.workspace)
+    access.checked()
+    app = make_app(own, access, Desk(settings))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            ws="none",
+            limit_concurrency=own.connections,
+            timeout_graceful_shutdown=round(own.drain_s),
+        )
+    )
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    # uvicorn handles them itself while it serves, and raises them again under these when it is done
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with _listening(own.host, own.port) as listener:
+            host, port = listener.getsockname()[:2]
+            announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            server.run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=BACKLOG)
+    except OSError as err:
+        raise AddressInUse(
+            f"{host}:{port} cannot be listened on: {err.strerror or err}; choose another with --host and --port"
+        ) from err
