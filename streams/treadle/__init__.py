@@ -22,12 +22,13 @@ from treadle.settings import Settings
 from treadle.targets import Target, handle_of
 
 if TYPE_CHECKING:
-    from treadle.consuming import Consumed, consume
+    from treadle.consuming import AsyncConsumed, Consumed, aconsume, consume
     from treadle.integrations import instrument, uninstrument, wrap
     from treadle.interactions import InteractionScope
     from treadle.releases import Releases
 
 __all__ = [
+    "AsyncConsumed",
     "Consumed",
     "EpisodeScope",
     "Handle",
@@ -37,6 +38,7 @@ __all__ = [
     "Releases",
     "Settings",
     "Target",
+    "aconsume",
     "comment",
     "consume",
     "current_episode",
@@ -55,9 +57,11 @@ __all__ = [
 ]
 
 _AT_FIRST_USE = {
+    "AsyncConsumed": "consuming",
     "Consumed": "consuming",
     "InteractionScope": "interactions",
     "Releases": "releases",
+    "aconsume": "consuming",
     "consume": "consuming",
     "instrument": "integrations",
     "uninstrument": "integrations",

@@ -5,7 +5,19 @@ One package speaks confluent-kafka, so that the rest reads like the domain. All 
 
 from treadle.log._admin import Admin
 from treadle.log._common import MAX_MESSAGE_BYTES, Partition, Record
+from treadle.log._group import GroupReader, begin_group
 from treadle.log._reading import TailReader, read
 from treadle.log._sending import Sender, producer_settings
 
-__all__ = ["MAX_MESSAGE_BYTES", "Admin", "Partition", "Record", "Sender", "TailReader", "producer_settings", "read"]
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "Admin",
+    "GroupReader",
+    "Partition",
+    "Record",
+    "Sender",
+    "TailReader",
+    "begin_group",
+    "producer_settings",
+    "read",
+]

@@ -163,6 +163,14 @@ class Admin:
         """The first offset still kept of each partition."""
         return self._offsets(partitions, _EARLIEST, IsolationLevel.READ_UNCOMMITTED)
 
+    def offsets_at(self, partitions: Iterable[Partition], timestamp_ms: int) -> dict[Partition, int]:
+        """The first offset appended at or after a time; where there is none, the end."""
+        wanted = list(partitions)
+        spec = cast(OffsetSpec, OffsetSpec.for_timestamp(timestamp_ms))
+        found = self._offsets(wanted, spec, IsolationLevel.READ_UNCOMMITTED)
+        missing = [tp for tp, offset in found.items() if offset < 0]
+        return found | self.end_offsets(missing)
+
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """A group's committed positions; -1001 or lower where it has none is given as 0."""
         # not through the admin client: librdkafka 2.16 crashes the process when a coordinator that is not ready yet answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -114,23 +115,26 @@ class TailReader:
             raise translate(KafkaException(err), f"reading {msg.topic()}[{msg.partition()}]")
 
 
+def reading_settings(bootstrap_servers: str) -> dict[str, Any]:
+    """Settings of every plain consumer: read committed, nothing committed by itself, no position made up."""
+    return {
+        "bootstrap.servers": bootstrap_servers,
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+        "auto.offset.reset": "error",
+        "fetch.wait.max.ms": 100,
+        "fetch.message.max.bytes": 4 * 1024 * 1024,
+        "receive.message.max.bytes": 100_000_000,
+        "queued.max.messages.kbytes": 65_536,
+        "reconnect.backoff.max.ms": 2_000,
+        "log_level": 0,
+    }
+
+
 def _consumer(bootstrap_servers: str) -> Consumer:
-    return Consumer(
-        {
-            "bootstrap.servers": bootstrap_servers,
-            "group.id": "treadle-reader",  # required by the client; nothing is committed and no group is joined
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "auto.offset.reset": "error",
-            "fetch.wait.max.ms": 100,
-            "fetch.message.max.bytes": 4 * 1024 * 1024,
-            "receive.message.max.bytes": 100_000_000,
-            "queued.max.messages.kbytes": 65_536,
-            "reconnect.backoff.max.ms": 2_000,
-            "log_level": 0,
-        }
-    )
+    # a group's name is required by the client; nothing is committed and no group is joined
+    return Consumer({**reading_settings(bootstrap_servers), "group.id": "treadle-reader"})
 
 
 def _record(msg: Message) -> Record:
