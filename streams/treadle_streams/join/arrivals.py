@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from treadle_schemas import codec, topics
-from treadle_schemas.canonical import dumps
+from treadle_schemas.canonical import dumps, loads
 from treadle_schemas.errors import ContractError, FieldError, UnknownType
-from treadle_schemas.events import MAX_EVENT_BYTES, Outcome, OutcomeValue, read_interaction, read_outcome, view
+from treadle_schemas.events import MAX_EVENT_BYTES, Outcome, read_episode_end, read_interaction, read_outcome, view
 from treadle_schemas.ids import check_id
 from treadle_schemas.moments import to_micros
 from treadle_schemas.partitioner import partition_of
 from treadle_schemas.parts import Part, check_claims, names_parts, read_part
-from treadle_schemas.records import ImportMarker
+from treadle_schemas.records import Announcement, ImportMarker
 from treadle_schemas.split import split_group
 
 from treadle_streams.join.clock import MARKED, Input
-from treadle_streams.join.grading import Grading
-from treadle_streams.join.state import Captured, Seen, row_key
+from treadle_streams.join.grading import MAX_TEXT_VALUE_BYTES, Grading
+from treadle_streams.join.state import Captured, Seen, episode_key, name_key, row_key
 
 __all__ = [
+    "MAX_REFERENCES",
     "MAX_TEXT_VALUE_BYTES",
+    "AnnouncementEvent",
     "Arrival",
+    "EpisodeEvent",
     "InteractionEvent",
     "MarkerEvent",
     "OutcomeEvent",
@@ -30,12 +34,13 @@ __all__ = [
     "Refused",
     "RightsEvent",
     "RowEvent",
+    "as_written",
     "understand",
 ]
 
 RIGHTS: Final = ("train", "eval", "recall")
-MAX_TEXT_VALUE_BYTES: Final = 4_096
-"""Longest text that an outcome may have as its value: a category or a label, not a document."""
+MAX_REFERENCES: Final = 100
+"""Most references that one interaction may announce."""
 
 Reason = Literal[
     "malformed",
@@ -45,9 +50,13 @@ Reason = Literal[
     "bad_value",
     "too_large",
     "not_yet_joined",
+    "orphan",
+    "row_expired",
     "row_full",
     "conflict",
     "part_missing",
+    "undeclared",
+    "episode_full",
 ]
 
 
@@ -73,11 +82,17 @@ class InteractionEvent:
     interaction_id: str
     captured: Captured
     import_id: str | None
+    references: tuple[str, ...] = ()
+    named: bytes = b""
+    """The key of its id as a name, where its episode is the same id."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeEvent:
-    """An outcome or a retract that is to be folded into its row. `seen.outcome_id` is empty for a retract that names none."""
+    """An outcome or a retract that is to be folded into its row. `seen.outcome_id` is empty for a retract that names none.
+
+    One that is keyed by a reference has no row of its own: its `key` is that of the name.
+    """
 
     arrival: Arrival
     key: bytes
@@ -86,6 +101,8 @@ class OutcomeEvent:
     op: Literal["set", "retract"]
     seen: Seen
     import_id: str | None
+    named: bytes = b""
+    """The key of the name that it is keyed by; empty where its maker knew the episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +117,33 @@ class RightsEvent:
     observed_us: int
     value: Literal["allow", "deny"]
     import_id: str | None
+    named: bytes = b""
+    """As of outcomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncementEvent:
+    """A row that a name stands for. `key` is that of the id's own row, where the name is an interaction id."""
+
+    arrival: Arrival
+    named: bytes
+    key: bytes
+    announcement: Announcement
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeEvent:
+    """What is said of a whole episode: an outcome or a retract (`seen`), a right (`right`, `value`), or that it ended."""
+
+    arrival: Arrival
+    key: bytes
+    episode_id: str
+    op: Literal["set", "retract", "right", "end"]
+    observed_us: int
+    import_id: str | None
+    seen: Seen | None = None
+    right: str = ""
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +174,7 @@ class Refused:
 
 
 RowEvent = InteractionEvent | OutcomeEvent | RightsEvent
-Understood = RowEvent | PartsEvent | MarkerEvent | Refused
+Understood = RowEvent | EpisodeEvent | PartsEvent | AnnouncementEvent | MarkerEvent | Refused
 
 
 def understand(arrival: Arrival, grading: Grading) -> Understood:
@@ -151,8 +195,6 @@ class _BadValue(ContractError):
 
 def _understand(arrival: Arrival, grading: Grading) -> Understood:
     settings = grading.settings
-    if arrival.kind == "references":
-        return Refused(arrival, "not_yet_joined", "references are not joined by this version")
     if arrival.value is not None and len(arrival.value) > MAX_EVENT_BYTES:
         detail = f"$: is {len(arrival.value)} bytes long; an event has at most {MAX_EVENT_BYTES}"
         return Refused(arrival, "too_large", detail)
@@ -170,11 +212,6 @@ def _understand(arrival: Arrival, grading: Grading) -> Understood:
         return Refused(arrival, "wrong_workspace", detail)
     if event.import_id is not None:
         check_id(event.import_id, "headers.ce_importid")
-    try:
-        value.decode()
-    except UnicodeDecodeError as err:
-        raise FieldError("$", f"is not UTF-8: {err.reason} at byte {err.start}") from None
-    dumps(event.data)  # refuses what canonical JSON cannot carry: too deep, infinite
     match event.type, arrival.kind:
         case codec.IMPORT_MARKER, kind if kind in MARKED:
             return _marker(arrival, event.data)
@@ -182,8 +219,12 @@ def _understand(arrival: Arrival, grading: Grading) -> Understood:
             return _interaction(arrival, value, event, grading)
         case codec.PART, "interactions":
             return _parts(arrival, event, grading)
-        case codec.OUTCOME, "outcomes":
+        case codec.EPISODE_END, "interactions":
+            return _episode_end(arrival, event, grading)
+        case codec.OUTCOME, "outcomes" | "references":
             return _outcome(arrival, value, event, grading)
+        case codec.REFERENCE, "references":
+            return _announcement(arrival, event.data, grading)
     raise FieldError(
         "headers.ce_type", f"{event.type} does not belong on {topics.topic(settings.workspace, arrival.kind)}"
     )
@@ -246,55 +287,136 @@ def _interaction(arrival: Arrival, value: bytes, event: codec.Event, grading: Gr
         messages=0 if said.transcript is None else said.transcript.count,
         denied=() if said.rights is None else tuple(n for n in RIGHTS if getattr(said.rights, n) == "deny"),
         grouped=grouped,
+        step=said.step,
+        started_us=to_micros(said.started_at, "$.started_at"),
     )
     key = row_key(said.episode, said.interaction_id)
-    return InteractionEvent(arrival, key, said.episode, said.interaction_id, captured, event.import_id)
+    named = name_key("interaction", said.interaction_id) if said.episode == said.interaction_id else b""
+    names = _references(said.references or ())
+    return InteractionEvent(arrival, key, said.episode, said.interaction_id, captured, event.import_id, names, named)
+
+
+def _references(names: Sequence[str]) -> tuple[str, ...]:
+    for n, name in enumerate(names):
+        check_id(name, f"$.references[{n}]")
+    if len(distinct := dict.fromkeys(names)) > MAX_REFERENCES:
+        raise FieldError("$.references", f"has {len(distinct)} names; at most {MAX_REFERENCES}")
+    return tuple(distinct)
+
+
+def _announcement(arrival: Arrival, data: dict[str, Any], grading: Grading) -> Understood:
+    said = view(data, Announcement)
+    for field in ("name", "episode_id", "interaction_id"):
+        check_id(getattr(said, field), f"$.{field}")
+    wrong = _misplaced(arrival, said.name, grading)
+    if wrong is not None:
+        return wrong
+    key = row_key(said.name, said.name) if said.kind == "interaction" else b""
+    return AnnouncementEvent(arrival, name_key(said.kind, said.name), key, said)
 
 
 def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Grading) -> Understood:
     said = read_outcome(event.data)
-    if said.kind not in ("metric", "rights"):
-        return Refused(arrival, "not_yet_joined", f"$.kind: {said.kind} outcomes are not joined by this version")
-    if said.interaction_id is None:
-        target = "whole episodes" if said.episode_id is not None else "references"
-        return Refused(arrival, "not_yet_joined", f"outcomes of {target} are not joined by this version")
-    wrong = _misplaced(arrival, said.key, grading)
+    if grading.settings.strict and said.kind == "metric" and said.op == "set" and said.name not in grading.declared:
+        known = ", ".join(grading.declared)
+        return Refused(
+            arrival,
+            "undeclared",
+            f"$.name: metric {said.name!r} is not declared; the workspace is strict and has {known}",
+        )
+    if said.interaction_id is None and said.episode_id is not None:
+        return _of_episode(arrival, value, said, said.episode_id, event.import_id, grading)
+    written, episode_id, interaction_id, named = arrival, said.episode_id, said.interaction_id, b""
+    if arrival.kind == "references":
+        written = as_written(arrival)
+        episode_id, interaction_id = _target(event)
+    elif episode_id is None:
+        name = said.interaction_id or said.reference or ""
+        named = name_key("reference" if said.interaction_id is None else "interaction", name)
+        episode_id, interaction_id = name, name
+    wrong = _misplaced(arrival, episode_id, grading)
     if wrong is not None:
         return wrong
-    episode_id = said.interaction_id if said.episode_id is None else said.episode_id
-    key = row_key(episode_id, said.interaction_id)
+    assert interaction_id is not None
+    key = named if named and said.interaction_id is None else row_key(episode_id, interaction_id)
     if said.kind == "rights":
         right, observed_us = _right(said), to_micros(said.observed_at, "$.observed_at")
         return RightsEvent(
-            arrival, key, episode_id, said.interaction_id, said.name, observed_us, right, event.import_id
+            arrival, key, episode_id, interaction_id, said.name, observed_us, right, event.import_id, named
         )
-    seen = Seen(
+    seen = _seen(said, value, written, grading, partition=-1 if written is arrival else written.partition)
+    return OutcomeEvent(arrival, key, episode_id, interaction_id, said.op, seen, event.import_id, named)
+
+
+def _of_episode(
+    arrival: Arrival, value: bytes, said: Outcome, episode_id: str, import_id: str | None, grading: Grading
+) -> Understood:
+    wrong = _misplaced(arrival, episode_id, grading)
+    if wrong is not None:
+        return wrong
+    key, observed_us = episode_key(episode_id), to_micros(said.observed_at, "$.observed_at")
+    if said.kind == "rights":
+        right = _right(said)
+        return EpisodeEvent(arrival, key, episode_id, "right", observed_us, import_id, None, said.name, right)
+    return EpisodeEvent(arrival, key, episode_id, said.op, observed_us, import_id, _seen(said, value, arrival, grading))
+
+
+def _episode_end(arrival: Arrival, event: codec.Event, grading: Grading) -> Understood:
+    said = read_episode_end(event.data)
+    wrong = _misplaced(arrival, said.episode_id, grading)
+    if wrong is not None:
+        return wrong
+    ended_us, key = to_micros(said.ended_at, "$.ended_at"), episode_key(said.episode_id)
+    return EpisodeEvent(arrival, key, said.episode_id, "end", ended_us, event.import_id)
+
+
+def _seen(said: Outcome, value: bytes, written: Arrival, grading: Grading, partition: int = -1) -> Seen:
+    """An outcome or retract as it is kept. `written` is where its maker wrote it."""
+    kept = None
+    if said.op == "set" and said.kind == "metric":
+        try:
+            kept = grading.value(said.name, said.value)
+        except FieldError as err:
+            raise _BadValue(str(err)) from None
+    return Seen(
         outcome_id=said.outcome_id or "",
         name=said.name,
-        value=None if said.op == "retract" else _value(said.name, said.value, grading),
+        value=kept,
         observed_us=to_micros(said.observed_at, "$.observed_at"),
-        append_ms=arrival.append_ms,
-        offset=arrival.offset,
+        append_ms=written.append_ms,
+        offset=written.offset,
         raw=value.decode(),
+        kind="metric" if said.kind == "rights" else said.kind,
+        partition=partition,
     )
-    return OutcomeEvent(arrival, key, episode_id, said.interaction_id, said.op, seen, event.import_id)
+
+
+def as_written(arrival: Arrival) -> Arrival:
+    """The record that a re-keyed one is a copy of; any other as it is. Raises FieldError for a header that does not say so."""
+    headers = codec.header_map(arrival.headers)
+    if arrival.kind != "references" or headers.get("ce_type") != codec.OUTCOME.encode():
+        return arrival
+    try:
+        partition, offset, append_ms = (int(number) for number in headers["origin"].split(b"/"))
+        said = loads(arrival.value or b"")
+        name = said.get("interaction_id") or said.get("reference")
+        kept = [(key, value) for key, value in arrival.headers if key not in ("target", "origin")]
+        return Arrival("outcomes", partition, offset, append_ms, name.encode(), arrival.value, kept)
+    except (KeyError, ValueError, AttributeError) as err:
+        raise FieldError("headers.origin", f"does not say where a re-keyed outcome comes from: {err}") from None
+
+
+def _target(event: codec.Event) -> tuple[str, str]:
+    raw = event.headers.get("target")
+    if raw is None:
+        raise FieldError("headers.target", "is missing: an outcome on this topic says which row it is about")
+    said = loads(raw, "headers.target")
+    if not (isinstance(said, list) and len(said) == 2 and all(isinstance(name, str) for name in said)):
+        raise FieldError("headers.target", f"{raw[:80]!r} is no pair of episode_id and interaction_id")
+    return check_id(said[0], "headers.target[0]"), check_id(said[1], "headers.target[1]")
 
 
 def _right(said: Outcome) -> Literal["allow", "deny"]:
     if said.op != "set":
         raise _BadValue("$.op: rights are not retracted; say allow or deny anew")
     return "deny" if said.value == "deny" else "allow"  # read_outcome takes nothing else
-
-
-def _value(name: str, value: OutcomeValue, grading: Grading) -> OutcomeValue:
-    metric = grading.declared.get(name)
-    if metric is not None:
-        try:
-            value = metric.check(value)
-        except FieldError as err:
-            raise _BadValue(str(err)) from None
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise _BadValue("$.value: an undeclared metric keeps integers of 64 bits; declare it as a float")
-    if isinstance(value, str) and len(value.encode(errors="surrogatepass")) > MAX_TEXT_VALUE_BYTES:
-        raise _BadValue(f"$.value: is a text of more than {MAX_TEXT_VALUE_BYTES} bytes")
-    return value + 0.0 if isinstance(value, float) else value  # -0.0 is 0.0, as in canonical JSON
