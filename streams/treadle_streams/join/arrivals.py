@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from treadle_schemas import codec, topics
-from treadle_schemas.canonical import dumps, loads
+from treadle_schemas.canonical import loads
 from treadle_schemas.errors import ContractError, FieldError, UnknownType
 from treadle_schemas.events import MAX_EVENT_BYTES, Outcome, read_episode_end, read_interaction, read_outcome, view
 from treadle_schemas.ids import check_id
