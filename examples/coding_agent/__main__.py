@@ -1,15 +1,14 @@
 """The whole story in one command: `python -m coding_agent`, in the folder `examples`.
 
 1. Kafka and a workspace whose metric is `pr_merged`. 2. The agent fixes two bugs in a small repository and opens two pull requests, each
-with a handle in its body. 3. A reviewer tries them: one is merged, one is closed. 4. Webhooks with GitHub's signature tell the receiver, a
-process that knows nothing of the agent; a forged one is refused. 5. The join grades; rows are printed.
+with a handle in its body. 3. A reviewer tries them: one is merged, one is closed. 4. Webhooks with GitHub's signature tell
+`treadle ingest`, which knows nothing of the agent; a forged one is refused. 5. The join grades; rows are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -59,11 +58,10 @@ def main() -> None:
         merged = Metric(name="pr_merged", type="bool", required=True)
         settings = WorkspaceSettings(workspace=workspace, partitions=2, metrics=(merged,), reward="pr_merged")
         workspaces.create(servers, settings, if_missing=True)
-        secret = secrets.token_hex(16)
         os.environ |= {
             "TREADLE_BOOTSTRAP_SERVERS": servers,
             "TREADLE_WORKSPACE": workspace,
-            "WEBHOOK_SECRET": secret,
+            "TREADLE_INGEST_ACCESS": f"{folder}/access.json",
         }
 
         repository, hub = Path(folder) / "tools", Path(folder) / "forge.json"
@@ -73,21 +71,22 @@ def main() -> None:
         for issue in CHECKS:
             run("coding_agent.agent", repository, issue, hub)
 
-        receiver = start("coding_agent.receiver", "0", stdout=subprocess.PIPE)
+        secret = output("treadle", "ingest", "github-secret", workspace).strip()
+        receiver = start("treadle", "ingest", "--port", "0", stdout=subprocess.PIPE)
         assert receiver.stdout is not None
-        url = f"http://127.0.0.1:{int(receiver.stdout.readline().split()[-1])}/github"
-        closed = []
+        url = f"{receiver.stdout.readline().split()[-1]}/v1/{workspace}/github"
+        deliveries = []
         for number, check in enumerate(CHECKS.values(), 1):
             works = subprocess.run(
                 [sys.executable, "-c", check], cwd=repository, stderr=subprocess.DEVNULL, check=False
             )
             pull = forge.close(hub, number, merge=works.returncode == 0)
             print(f"pull request {number}: {'merged' if pull['merged'] else 'closed without'}")
-            forge.deliver(url, *forge.webhook(pull, secret))
-            closed.append(pull)
-        forge.deliver(url, *forge.webhook(closed[-1], secret))  # GitHub delivers again when it is not sure
+            deliveries.append(forge.webhook(pull, secret))
+            forge.deliver(url, *deliveries[-1])
+        forge.deliver(url, *deliveries[-1])  # GitHub delivers again when it is not sure
         try:
-            forge.deliver(url, *forge.webhook(closed[-1] | {"merged": True}, "not the secret"))
+            forge.deliver(url, *forge.webhook(forge.pulls(hub)[-1] | {"merged": True}, "not the secret"))
         except HTTPError as err:
             print(f"a forged delivery: {err.code}")
         receiver.terminate()
@@ -103,6 +102,12 @@ def main() -> None:
 def run(module: str, *arguments: str | Path) -> None:
     """A Python process of its own, to its end."""
     subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True, cwd=EXAMPLES)
+
+
+def output(module: str, *arguments: str) -> str:
+    """What a Python process of its own prints."""
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, check=True, cwd=EXAMPLES, stdout=subprocess.PIPE, text=True).stdout
 
 
 def start(module: str, *arguments: str, stdout: int) -> subprocess.Popen[str]:
