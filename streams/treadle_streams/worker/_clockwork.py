@@ -25,7 +25,7 @@ from treadle_streams.join import INPUTS, Input, Meta
 from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._status import StatusFile
 
-__all__ = ["Clockwork", "Reading", "View"]
+__all__ = ["Clockwork", "Reading", "View", "behind", "report"]
 
 _log = logging.getLogger(__name__)
 
@@ -94,10 +94,10 @@ class Clockwork(threading.Thread):
                 os.kill(os.getpid(), signal.SIGTERM)
             view = self._view()
             reading = self._read(sorted(view.metas)) if view.state == "running" else None
-            self._status.write(self._report(view, reading))
+            self._status.write(report(view, reading))
             if reading is not None:
                 self.reading = reading
-                if _behind(view.metas, reading) == 0:
+                if behind(view.metas, reading) == 0:
                     self._caught_up()
 
     def _read(self, partitions: list[int]) -> Reading | None:
@@ -128,51 +128,54 @@ class Clockwork(threading.Thread):
             raise
         return {p: self._sender.last_timestamp_ms[self._progress, p] for p in partitions}
 
-    def _report(self, view: View, reading: Reading | None) -> dict[str, Any]:
-        partitions: dict[str, Any] = {}
-        totals: dict[str, int] = {}
-        dead: dict[str, int] = {}
-        for partition, meta in sorted(view.metas.items()):
-            lag = None
-            if reading is not None:
-                lag = {k: max(0, reading.ends[k, partition] - meta.offsets.get(k, 0)) for k in INPUTS}
-            partitions[str(partition)] = {
-                "clock_ms": meta.clock_ms,
-                "offsets": dict(meta.offsets),
-                "lag": lag,
-                "imports": sorted(meta.imports),
-                "counts": dict(meta.counts),
-            }
-            for name, count in meta.counts.items():
-                totals[name] = totals.get(name, 0) + count
-            for reason, count in meta.dead_letters.items():
-                dead[reason] = dead.get(reason, 0) + count
-        known = view.state == "running"
-        captured, settled = totals.get("captured", 0), totals.get("settled", 0)
-        return {
-            "state": view.state,
-            "generation": view.generation,
-            "batches": view.batches,
-            "updated_at": now(),
-            "monotonic_s": time.monotonic(),
-            # null while it is not known: no partition is ours yet
-            "captured": captured if known else None,
-            "settled": settled if known else None,
-            "pending": captured - settled if known else None,
-            "orphans": totals.get("orphans", 0) if known else None,
-            "waiting": totals.get("waiting", 0) if known else None,
-            "corrections": totals.get("corrections", 0) if known else None,
-            "dead_letters": dead,
-            "counts": totals,
-            "lag": None if reading is None else _behind(view.metas, reading),
-            "clock_ms": min((m.clock_ms for m in view.metas.values()), default=None),
-            "partitions": partitions,
-        }
 
-
-def _behind(metas: Mapping[int, Meta], reading: Reading) -> int:
+def behind(metas: Mapping[int, Meta], reading: Reading) -> int:
+    """Input records that are there and not joined."""
     return sum(
         max(0, end - metas[partition].offsets.get(kind, 0))
         for (kind, partition), end in reading.ends.items()
         if partition in metas
     )
+
+
+def report(view: View, reading: Reading | None) -> dict[str, Any]:
+    """What a status file says."""
+    partitions: dict[str, Any] = {}
+    totals: dict[str, int] = {}
+    dead: dict[str, int] = {}
+    for partition, meta in sorted(view.metas.items()):
+        lag = None
+        if reading is not None:
+            lag = {k: max(0, reading.ends[k, partition] - meta.offsets.get(k, 0)) for k in INPUTS}
+        partitions[str(partition)] = {
+            "clock_ms": meta.clock_ms,
+            "offsets": dict(meta.offsets),
+            "lag": lag,
+            "imports": sorted(meta.imports),
+            "counts": dict(meta.counts),
+        }
+        for name, count in meta.counts.items():
+            totals[name] = totals.get(name, 0) + count
+        for reason, count in meta.dead_letters.items():
+            dead[reason] = dead.get(reason, 0) + count
+    known = view.state == "running"
+    captured, settled = totals.get("captured", 0), totals.get("settled", 0)
+    return {
+        "state": view.state,
+        "generation": view.generation,
+        "batches": view.batches,
+        "updated_at": now(),
+        "monotonic_s": time.monotonic(),
+        # null while it is not known: no partition is ours yet
+        "captured": captured if known else None,
+        "settled": settled if known else None,
+        "pending": captured - settled if known else None,
+        "orphans": totals.get("orphans", 0) if known else None,
+        "waiting": totals.get("waiting", 0) if known else None,
+        "corrections": totals.get("corrections", 0) if known else None,
+        "dead_letters": dead,
+        "counts": totals,
+        "lag": None if reading is None else behind(view.metas, reading),
+        "clock_ms": min((m.clock_ms for m in view.metas.values()), default=None),
+        "partitions": partitions,
+    }

@@ -1,4 +1,4 @@
-"""Every private thing of faust-streaming 0.15.3 and aiokafka 0.14.0 that the worker leans on, in one file.
+"""Every private thing of faust-streaming 0.15.3 and aiokafka 0.14.0 that the worker leans on; those of pools are in _pool_faust.
 
 Faust keeps group membership, assignment, the changelog topic's place in the assignment, and the RocksDB files. The lane does the rest: it
 fetches, recovers and commits by itself, so Faust's fetching, recovery and commits are cut out here:
@@ -23,8 +23,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import faust
 from faust.tables import manager as _manager
@@ -35,7 +36,7 @@ from treadle_streams.worker._lane import Lane
 from treadle_streams.worker._settings import SESSION_TIMEOUT_S, WorkerSettings
 from treadle_streams.worker.errors import TransactionFailed, WorkerError, WorkerStuck
 
-__all__ = ["generation_of", "make_app", "run_app"]
+__all__ = ["LaneApp", "LaneConsumer", "LaneTransport", "generation_of", "make_app", "run_app"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +47,10 @@ _STORE_OPTIONS: Final = {"block_cache_size": 32 << 20, "write_buffer_size": 16 <
 """One database a partition: Faust's defaults (2 GiB of cache, 3 x 64 MiB of memtables each) are for one big table."""
 
 
-class _Consumer(_driver.Consumer):
+class LaneConsumer(_driver.Consumer):
     """Holds the membership; fetches and commits nothing."""
+
+    watch_s = _WATCH_S
 
     async def _drain_messages(self, fetcher: Any) -> None:
         app = self.app
@@ -57,7 +60,7 @@ class _Consumer(_driver.Consumer):
             if consumer is not None:
                 consumer._subscription._last_fetch_ended = lane.ticked
             app.watch()
-            await asyncio.sleep(_WATCH_S)
+            await asyncio.sleep(self.watch_s)
 
     async def perform_seek(self) -> None:
         """The lane reads from META, never from the group's offsets."""
@@ -70,8 +73,10 @@ class _Consumer(_driver.Consumer):
         """Faust's own event path is not in use."""
 
 
-class _Transport(_driver.Transport):
-    Consumer = _Consumer
+class LaneTransport(_driver.Transport):
+    """Makes that consumer."""
+
+    Consumer = LaneConsumer
 
 
 class _Recovery(_recovery.Recovery):
@@ -120,7 +125,7 @@ class LaneApp(faust.App):
     failed: Callable[[BaseException], None]
 
     def _new_transport(self) -> Any:
-        return _Transport(self.conf.broker_consumer, self)
+        return LaneTransport(self.conf.broker_consumer, self)
 
     async def take_over(self, generation: int) -> bool:
         """Give this generation's partitions to the lane and wait until it runs on them."""
@@ -136,8 +141,13 @@ class LaneApp(faust.App):
                 self.failed(
                     WorkerError(f"the group assigned partitions {sorted(theirs)} of {name}, but state {sorted(mine)}")
                 )
+                return False
         databases = {p: self.table.data._db_for_partition(p) for p in mine}
-        return await asyncio.wrap_future(self.lane.assign(generation, member_id, databases))
+        return await self.answer(self.lane.assign(generation, member_id, databases))
+
+    async def answer(self, future: Future[bool]) -> bool:
+        """What the lane answers. It does, whether or not somebody still waits."""
+        return await asyncio.shield(asyncio.wrap_future(future))
 
     def watch(self) -> None:
         """A lane that ended or hangs ends the process."""
@@ -151,28 +161,37 @@ class LaneApp(faust.App):
             self.failed(WorkerStuck(f"the lane has made no turn for {idle_s:.0f} s"))
 
 
-def make_app(settings: WorkerSettings, datadir: Path, failed: Callable[[BaseException], None]) -> LaneApp:
-    """The app, its table and its subscription. `lane` is to be set before it runs."""
-    app = LaneApp(
-        settings.group,
-        broker=";".join(f"kafka://{server.strip()}" for server in settings.servers.split(",")),
-        store="rocksdb://",
-        datadir=str(datadir),
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        web_enabled=False,
-        consumer_auto_offset_reset="earliest",
+_A = TypeVar("_A", bound=LaneApp)
+
+
+def make_app(
+    settings: WorkerSettings,
+    datadir: Path,
+    failed: Callable[[BaseException], None],
+    cls: type[_A],
+    **options: Any,
+) -> _A:
+    """The app, its table and its subscription. `lane` is to be set before it runs. `options` go before the usual ones."""
+    usual: dict[str, Any] = {
+        "broker": ";".join(f"kafka://{server.strip()}" for server in settings.servers.split(",")),
+        "store": "rocksdb://",
+        "datadir": str(datadir),
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "web_enabled": False,
+        "consumer_auto_offset_reset": "earliest",
         # aiokafka prefetches what nobody reads: one record a partition at most
-        consumer_max_fetch_size=1,
-        table_standby_replicas=0,
-        stream_recovery_delay=0.0,
-        stream_wait_empty=False,
-        broker_session_timeout=SESSION_TIMEOUT_S,
-        broker_heartbeat_interval=_HEARTBEAT_S,
-        broker_max_poll_interval=MAX_POLL_INTERVAL_S,
-        broker_request_timeout=60.0,
-        worker_redirect_stdouts=False,
-    )
+        "consumer_max_fetch_size": 1,
+        "table_standby_replicas": 0,
+        "stream_recovery_delay": 0.0,
+        "stream_wait_empty": False,
+        "broker_session_timeout": SESSION_TIMEOUT_S,
+        "broker_heartbeat_interval": _HEARTBEAT_S,
+        "broker_max_poll_interval": MAX_POLL_INTERVAL_S,
+        "broker_request_timeout": 60.0,
+        "worker_redirect_stdouts": False,
+    }
+    app = cls(settings.group, **(usual | options))
     app.settings = settings
     app.failed = failed
     inputs = app.topic(*settings.inputs, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
@@ -185,7 +204,7 @@ def make_app(settings: WorkerSettings, datadir: Path, failed: Callable[[BaseExce
             failed(WorkerError("Faust delivered an event past the lane"))
 
     async def let_go(_app: Any, revoked: Any = None, **_: Any) -> None:
-        await asyncio.wrap_future(app.lane.revoke())
+        await app.answer(app.lane.revoke())
 
     app.on_partitions_revoked.connect(let_go, weak=False)
     return app

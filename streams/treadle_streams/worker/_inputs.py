@@ -20,7 +20,7 @@ from treadle_streams.join import INPUTS, Arrival, Input
 from treadle_streams.worker._ports import REAL, Ports
 from treadle_streams.worker.errors import InputFailed
 
-__all__ = ["Inputs"]
+__all__ = ["Inputs", "passes"]
 
 Position = tuple[Input, int]
 
@@ -33,7 +33,7 @@ class Inputs:
         self._names = {kind: name for name, kind in self._kinds.items()}
         self.positions: dict[Position, int] = {}
         """By topic kind and partition, the next offset to read; past markers."""
-        self._consumer = ports.consumer(
+        self._consumer = (ports.inputs or ports.consumer)(
             {
                 "bootstrap.servers": servers,
                 # required by the client; no group is joined and nothing is committed with it
@@ -75,7 +75,7 @@ class Inputs:
             elif error.code() == KafkaError._PARTITION_EOF:
                 if where is not None and where in self.positions:
                     self.positions[where] = max(self.positions[where], message.offset() or 0)
-            elif not _passes(error):
+            elif not passes(error):
                 raise InputFailed(f"reading {message.topic()}[{message.partition()}]: {error.str()}")
         return out
 
@@ -84,7 +84,8 @@ class Inputs:
         self._consumer.close()
 
 
-def _passes(error: KafkaError) -> bool:
+def passes(error: KafkaError) -> bool:
+    """Whether the client reports an outage, which it mends by itself once the broker is back."""
     return bool(error.retriable()) or error.code() in (
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,

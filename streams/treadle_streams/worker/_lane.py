@@ -87,6 +87,7 @@ class Lane(threading.Thread):
         self._faults = ports.faults()
         self._mail: MailPort = ports.mail()
         self._epoch = 0
+        self._closing = False
         self._stores: dict[int, PartitionStore] = {}
         self._metas: dict[int, Meta] = {}
         self._behind: set[int] = set()
@@ -106,19 +107,26 @@ class Lane(threading.Thread):
         """Take partitions over. The future tells whether their state was rebuilt, or another assignment came first."""
         self._epoch += 1
         done: Future[bool] = Future()
-        self._mail.put(_Assign(self._epoch, generation, member_id, databases, done))
+        if self._closing:
+            done.set_result(False)
+        else:
+            self._mail.put(_Assign(self._epoch, generation, member_id, databases, done))
         return done
 
     def revoke(self) -> Future[bool]:
         """Let go of everything; done when no transaction of the old assignment is under way and its databases are free."""
         self._epoch += 1
         done: Future[bool] = Future()
-        self._mail.put(_Revoke(done))
+        if self._closing:
+            done.set_result(True)
+        else:
+            self._mail.put(_Revoke(done))
         return done
 
     def close(self) -> Future[bool]:
-        """End the thread after the batch under way."""
+        """End after the batch under way; what is asked later is answered at once."""
         self._epoch += 1
+        self._closing = True
         done: Future[bool] = Future()
         self._mail.put(_Close(done))
         return done

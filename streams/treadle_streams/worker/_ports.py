@@ -71,6 +71,8 @@ class Ports:
     faults: Callable[[], Faults]
     write_batch: Callable[[], Any]
     """A RocksDB write batch in raw mode."""
+    inputs: Callable[[Mapping[str, Any]], ConsumerPort] | None = None
+    """The consumer of the inputs, where it is another one than for the changelog."""
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 

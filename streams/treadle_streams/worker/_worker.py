@@ -25,7 +25,7 @@ from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._status import StatusFile, status_path
 from treadle_streams.worker.errors import WorkerDirectory
 
-__all__ = ["run_worker"]
+__all__ = ["check_topics", "end_process", "run_worker", "state_folder"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ def run_worker(settings: WorkerSettings) -> int:
     from treadle_streams.worker import _faust_hooks as hooks
 
     workspace = workspaces.get(settings.servers, settings.workspace)
-    _check_topics(settings, workspace)
-    folder, instance, lock = _folder(settings)
+    check_topics(settings, workspace, Admin(settings.servers))
+    folder, instance, lock = state_folder(settings)
     status = StatusFile(status_path(settings.home, settings.workspace, instance), settings.workspace)
-    app = hooks.make_app(settings, folder, _end_process)
-    lane = Lane(settings, workspace, hooks.generation_of(app), lambda: clockwork.reading, _end_process)
-    clockwork = Clockwork(settings, lambda: lane.view, status, _stopper(settings.once_caught_up), _end_process)
+    app = hooks.make_app(settings, folder, end_process, hooks.LaneApp)
+    lane = Lane(settings, workspace, hooks.generation_of(app), lambda: clockwork.reading, end_process)
+    clockwork = Clockwork(settings, lambda: lane.view, status, _stopper(settings.once_caught_up), end_process)
     app.lane = lane
     lane.start()
     clockwork.start()
@@ -62,8 +62,8 @@ def run_worker(settings: WorkerSettings) -> int:
     return code
 
 
-def _check_topics(settings: WorkerSettings, workspace: WorkspaceSettings) -> None:
-    admin = Admin(settings.servers)
+def check_topics(settings: WorkerSettings, workspace: WorkspaceSettings, admin: Admin) -> None:
+    """See that every topic is there, and make the changelog where it is not. Raises TopicMissing, WorkspaceDamaged, LogError."""
     present = admin.partitions()
     wanted = {topic(settings.workspace, kind) for kind in DATA_TOPICS}
     missing = sorted(wanted - set(present))
@@ -84,7 +84,7 @@ def _check_topics(settings: WorkerSettings, workspace: WorkspaceSettings) -> Non
             raise WorkspaceDamaged(settings.workspace, found)
 
 
-def _folder(settings: WorkerSettings) -> tuple[Path, int, IO[str]]:
+def state_folder(settings: WorkerSettings) -> tuple[Path, int, IO[str]]:
     """The first free folder for local state, locked for as long as the process lives: RocksDB takes one process each."""
     root = settings.home / "state" / settings.workspace
     for instance in range(_MOST_WORKERS):
@@ -118,7 +118,7 @@ def _stopper(once_caught_up: bool) -> Callable[[], None]:
     return caught_up
 
 
-def _end_process(err: BaseException) -> None:
+def end_process(err: BaseException) -> None:
     """Say why and be gone, without tidying up: other threads may be anywhere, and a supervisor starts the worker again."""
     code = err.exit_code if isinstance(err, TreadleError) else 1
     if not isinstance(err, TreadleError):
