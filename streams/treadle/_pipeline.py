@@ -42,20 +42,20 @@ class Pipeline:
         if kind == OUTCOME:
             value = policy.redactor.redact_outcome(value)
             event_id = value.get("outcome_id") or new_id()
-            template = self._templates.of(OUTCOME, policy.name)
+            template = self._templates.of(OUTCOME, policy.header)
             return [Sendable(template, raw_key, encode(value), event_id.encode(), value["observed_at"].encode())]
         value = _without_private(value, policy)
         for tell in self.listeners:
             tell(value)
         moment, event_id = value["ended_at"].encode(), value["interaction_id"].encode()
-        template = self._templates.of(INTERACTION, policy.name)
+        template = self._templates.of(INTERACTION, policy.header)
         if "episode_id" not in value:
             raw = dumps(value)
             if len(raw) <= LONG_BYTES:  # alone and short, as nearly all are: nothing to store once
                 return [Sendable(template, raw_key, raw, event_id, moment)]
         value, parts = split(value, self._sent)
         try:
-            part_template = self._templates.of(PART, policy.name)
+            part_template = self._templates.of(PART, policy.header)
             records = [
                 Sendable(part_template, raw_key, encode(part), part["part"].encode(), moment, True) for part in parts
             ]

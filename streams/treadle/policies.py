@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +53,11 @@ class CapturePolicy:
     rules: tuple[RightsRule, ...]
     name: str
     version: int
+
+    @cached_property
+    def header(self) -> str:
+        """What `ce_pii` says of it."""
+        return "off" if self.name == "off" else f"{self.name}/{self.version}"
 
     def rights_of(self, value: Mapping[str, Any]) -> dict[str, str] | None:
         """What is denied of an interaction, or None. Ask before redaction, which may hide the subject."""

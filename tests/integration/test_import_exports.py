@@ -144,7 +144,7 @@ def test_what_is_private_never_reaches_kafka_by_an_import(broker: str, workspace
     (interaction,) = [event for event in events if event.type == INTERACTION]
     assert interaction.data["rights"] == {"train": "deny"}
     assert interaction.data["transcript"]["count"] == 2
-    assert {event.headers["ce_pii"] for event in events if event.type in (INTERACTION, PART)} == {b"custom"}
+    assert {event.headers["ce_pii"] for event in events if event.type in (INTERACTION, PART)} == {b"custom/1"}
 
 
 def test_an_export_becomes_rows_with_grades(broker: str, workspace_name: str, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ class Outgoing:
 
     @property
     def pii(self) -> str:
-        """The name of the policy, for the headers."""
-        return self._policy.name
+        """The policy, for the headers."""
+        return self._policy.header
 
     def interaction(self, value: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         """(type, value) of each record, the interaction last. Raises RedactionRefused, FieldError."""
