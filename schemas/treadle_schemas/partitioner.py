@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["partition_of"]
+__all__ = ["murmur2", "partition_of"]
 
 _WORDS = struct.Struct("<I")
 _M = 0x5BD1E995
@@ -12,8 +12,8 @@ _MASK = 0xFFFFFFFF
 _SEED = 0x9747B28C
 
 
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of `key`: toPositive(murmur2(key)) mod partitions (org.apache.kafka.common.utils.Utils.murmur2)."""
+def murmur2(key: bytes) -> int:
+    """The unsigned 32-bit hash of `key` (org.apache.kafka.common.utils.Utils.murmur2, which gives the same bits as a signed int)."""
     length = len(key)
     whole = length & ~3
     h = _SEED ^ length
@@ -25,4 +25,9 @@ def partition_of(key: bytes, partitions: int) -> int:
     if rest:
         h = (h ^ int.from_bytes(rest, "little")) * _M & _MASK
     h = (h ^ h >> 13) * _M & _MASK
-    return (h ^ h >> 15) % 0x80000000 % partitions if partitions > 1 else 0
+    return h ^ h >> 15
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of `key`: toPositive(murmur2(key)) mod partitions. toPositive drops the sign bit."""
+    return murmur2(key) % 0x80000000 % partitions if partitions > 1 else 0
