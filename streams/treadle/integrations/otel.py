@@ -46,6 +46,7 @@ __all__ = ["TreadleSpanProcessor", "export_spans", "instrument", "uninstrument"]
 
 _PREFIXES: Final = ("gen_ai.", "llm.", "openinference.", "traceloop.", "agent.")
 _NO_MESSAGES: Final = "a span of a model's call holds no messages, and was not recorded"
+_NO_ANSWER: Final = "a span of a model's call holds no answer, and was not recorded"
 
 
 class _SpanNode(Node):
@@ -220,6 +221,10 @@ def _record(recorder: Recorder, node: Node, span: ReadableSpan, said: Attributes
     if not (asked.messages or reply.samples):
         # its instrumentation was not told to capture content, or does so only when the request is answered
         trouble(_NO_MESSAGES, reply.error or span.name)
+        return
+    if not reply.samples and reply.error is None:
+        # of a stream some instrumentations end one span when it begins, and make another when it is over
+        trouble(_NO_ANSWER, span.name)
         return
     place = Place.of(recorder, node, raw.span_id)
     if place.explicit:

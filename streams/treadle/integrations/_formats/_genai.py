@@ -19,7 +19,8 @@ __all__ = ["FIRST_TOKEN_EVENTS", "Attributes", "RawSpan", "failure_of", "genai_c
 _CALLS: Final = frozenset({"chat", "completion", "text_completion", "generate_content", "responses"})
 _AGENTS: Final = frozenset({"invoke_agent", "create_agent", "agent"})
 _TOOLS: Final = frozenset({"execute_tool", "tool"})
-_FINISH: Final = {"tool_call": "tool_calls"}
+_FINISH: Final = {"tool_call": "tool_calls", "tool_use": "tool_calls", "end_turn": "stop", "max_tokens": "length"}
+_SAID: Final = ("content", "tool_calls", "function_call", "refusal", "reasoning_content")
 _ROLE_EVENTS: Final = {
     "gen_ai.system.message": "system",
     "gen_ai.user.message": "user",
@@ -28,7 +29,9 @@ _ROLE_EVENTS: Final = {
 }
 _DETAILS_EVENT: Final = "gen_ai.client.inference.operation.details"
 _CONTENT_EVENTS: Final = {"gen_ai.content.prompt": "prompt", "gen_ai.content.completion": "completion"}
-FIRST_TOKEN_EVENTS: Final = frozenset({"First Token Stream Event", "llm.content.completion.chunk"})
+FIRST_TOKEN_EVENTS: Final = frozenset(
+    {"First Token Stream Event", "llm.content.completion.chunk", "gen_ai.content.completion.chunk"}
+)
 """Events that an instrumentation adds to a span when the first token is there."""
 
 _Message = dict[str, Any]
@@ -178,24 +181,34 @@ def genai_call(raw: RawSpan, said: Attributes) -> tuple[Asked, Reply]:
             f"span {raw.name!r} lost {raw.dropped} attributes or events to the limits of its SDK, so messages may be missing; raise "
             "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT and OTEL_SPAN_EVENT_COUNT_LIMIT",
         )
+    if _at(said.told, "anthropic.content.truncated"):
+        raise FieldError(where, f"span {raw.name!r} holds cut messages; raise the client's traces.max_content_bytes")
     request = _mapping(ai.get("request"))
     parameters = _opened(_at(llm, "invocation_parameters"), f"{where}.llm.invocation_parameters")
     sampling = picked({**llm, **_mapping(parameters), **request}) or {}
     count = _at(request, "choice.count")
     if isinstance(count, int) and count > 1:
         sampling["n"] = count
+    reasons = _opened(_at(ai, "response.finish_reasons"), f"{where}.gen_ai.response.finish_reasons")
+    reasons = reasons or llm.get("finish_reason") or _at(said.told, "anthropic.message.stop_reason")
+    samples = _samples(answer, reasons, sampling.get("n"))
+    for sample in samples:
+        if sample.finish_reason == "tool_calls" and not any(m.get(name) for m in sample.messages for name in _SAID):
+            raise FieldError(where, f"span {raw.name!r} says that a tool was called, and does not hold the call")
     cost = next((c for c in (_at(llm, "cost.total"), _at(said.told, "operation.cost")) if _is_number(c)), None)
     return (
         Asked(
             messages=asked,
-            model=_text(request.get("model")) or _text(llm.get("model_name")),
+            model=_text(request.get("model"))
+            or _text(llm.get("model_name"))
+            or _text(_mapping(parameters).get("model")),
             tools=_tools(ai, llm, parameters, where),
             sampling=sampling or None,
             tags={"provider": said.provider} if said.provider else {},
         ),
         Reply(
-            samples=_samples(answer, _at(ai, "response.finish_reasons"), sampling.get("n")),
-            response_id=_text(_at(ai, "response.id")),
+            samples=samples,
+            response_id=_text(_at(ai, "response.id")) or _answers_id(_at(said.told, "output.value")),
             model=_text(_at(ai, "response.model")),
             usage=_usage(ai, llm),
             cost=cost,
@@ -317,6 +330,12 @@ def _samples(choices: list[_Choice], reasons: Any, asked_for: Any) -> list[Sampl
     return [Sample(messages=messages, finish_reason=_finish(last))] if messages else []
 
 
+def _answers_id(output: Any) -> str | None:
+    """OpenInference keeps the provider's answer as it came, and its id there only."""
+    body = _mapping(_opened_if_json(output)) if isinstance(output, str) else {}
+    return _text(body.get("id")) if {"choices", "output", "content"} & body.keys() else None
+
+
 def _finish(reason: str | None) -> str | None:
     return None if reason is None else _FINISH.get(reason, reason)
 
@@ -346,7 +365,7 @@ def _tools(ai: dict[str, Any], llm: dict[str, Any], parameters: Any, where: str)
 
 
 def _usage(ai: dict[str, Any], llm: dict[str, Any]) -> dict[str, Any] | None:
-    counts = _mapping(ai.get("usage"))
+    counts = {name: given for name, given in _mapping(ai.get("usage")).items() if not isinstance(given, str)}
     if counts:
         return usage_of(counts)
     counted = _mapping(llm.get("token_count"))
