@@ -172,9 +172,8 @@ class Lane(threading.Thread):
 
     def _next_message(self) -> _Assign | _Revoke | _Close | None:
         try:
-            found: _Assign | _Revoke | _Close = (
-                self._mail.get_nowait() if self._member is not None else self._mail.get(timeout=0.2)
-            )
+            # a member without partitions has nothing to poll, and would turn on the spot
+            found: _Assign | _Revoke | _Close = self._mail.get_nowait() if self._metas else self._mail.get(timeout=0.2)
         except queue.Empty:
             return None
         return found
