@@ -210,6 +210,7 @@ def expected_key(event_type: str, data: dict[str, Any]) -> str | None:
         codec.INTERACTION: ("episode_id", "interaction_id"),
         codec.OUTCOME: ("episode_id", "interaction_id", "reference"),
         codec.PART: ("episode_id",),
+        codec.EPISODE_END: ("episode_id",),
     }.get(event_type, ())
     return next((str(data[name]) for name in names if data.get(name)), None)
 
@@ -229,8 +230,8 @@ def identity(event_type: str, data: dict[str, Any]) -> tuple[tuple[str | None, .
 
 def moments_of(event_type: str, data: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """(field, text) of the event times that are compared with the broker's."""
-    names = {codec.INTERACTION: ("ended_at",), codec.OUTCOME: ("observed_at",)}.get(event_type, ())
-    return [(f"$.{name}", data[name]) for name in names if isinstance(data.get(name), str)]
+    name = {codec.INTERACTION: "ended_at", codec.EPISODE_END: "ended_at", codec.OUTCOME: "observed_at"}.get(event_type)
+    return [(f"$.{name}", data[name])] if name is not None and isinstance(data.get(name), str) else []
 
 
 def clock_findings(event_type: str, data: dict[str, Any], append_ms: int) -> Iterator[Finding]:

@@ -197,6 +197,14 @@ def test_metrics_are_those_of_the_workspace() -> None:
         workspace="shop", metrics=(Metric(name="reward", type="bool", required=True),), pii=built_in("secrets")
     )
     assert run([outcome], strict).errors == {"bad_value": 1}
+    other = WorkspaceSettings(
+        workspace="shop",
+        metrics=(Metric(name="csat", required=True),),
+        reward="csat",
+        strict=True,
+        pii=built_in("secrets"),
+    )
+    assert run([outcome], other).errors == {"undeclared": 1}
 
 
 SECRET = "the key is sk-proj-" + "Ab3dEf6h" * 6
@@ -318,7 +326,7 @@ def test_only_so_many_findings_are_printed_but_all_are_counted(tmp_path: Path) -
 def test_the_page_names_every_reason_and_header() -> None:
     page = (Path(__file__).parents[2] / "docs" / "contract.md").read_text(encoding="utf-8")
     own = {"missing_header", "bad_header", "unknown_field", "clock_ahead", "pii_off", "pii_other", "pii_found"}
-    own |= {"part_missing", "import_open", "no_record"}
+    own |= {"part_missing", "import_open", "no_record", "undeclared", "too_large", "not_yet_joined"}
     for reason in own | {r["expected"]["reason"] for path in INVALID for r in records(path)[-1:]}:
         assert f"`{reason}`" in page, reason
     for name in REQUIRED_HEADERS:

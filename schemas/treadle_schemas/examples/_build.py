@@ -12,7 +12,12 @@ from treadle_schemas.partitioner import partition_of
 PARTITIONS: Final = (1, 3, 8, 12)
 WORKSPACE: Final = "shop"
 _SENT_AT: Final = "2026-01-31T14:02:00.000000Z"
-_TOPICS: Final = {codec.INTERACTION: "interactions", codec.PART: "interactions", codec.OUTCOME: "outcomes"}
+_TOPICS: Final = {
+    codec.INTERACTION: "interactions",
+    codec.PART: "interactions",
+    codec.EPISODE_END: "interactions",
+    codec.OUTCOME: "outcomes",
+}
 Json = dict[str, Any]
 
 USER: Final[Json] = {"role": "user", "content": "Where is order 17?"}

@@ -147,6 +147,14 @@ VALID: Final[dict[str, tuple[str, Callable[[], list[Json]]]]] = {
         lambda: [said(interaction_id="i-6", colour={"r": 1})],
     ),
     "episode": ("Two steps of one episode under one key, and the outcome of the second.", _episode),
+    "episode-end": (
+        "Nothing that belongs to the episode has started after this time.",
+        lambda: [
+            record(
+                codec.EPISODE_END, {"episode_id": "s-1", "ended_at": "2026-01-31T10:00:00Z", "source": "/agents/desk"}
+            )
+        ],
+    ),
     "parts": ("Long messages and tools are stored once: parts first, then the interactions that name them.", _parts),
     "part-erased": (
         "The content of a part is taken away for good.",

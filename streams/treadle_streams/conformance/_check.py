@@ -41,6 +41,7 @@ _NAMES: Final = {
     codec.INTERACTION: "interactions",
     codec.OUTCOME: "outcomes",
     codec.PART: "parts",
+    codec.EPISODE_END: "episode ends",
     codec.IMPORT_MARKER: "import markers",
 }
 _OTHER: Final = "unreadable"
