@@ -136,7 +136,10 @@ def reference(history: list[tuple[str, dict[str, Any]]], clock_ms: int) -> dict[
             for part in read_part(wire(data))[1]:
                 (erased if part.kind == "erased" else there).add(part.hash)
     rows: dict[str, dict[str, Any]] = {}
-    for name in sorted({d["interaction_id"] for k, d in history if k == codec.INTERACTION}):
+    names = sorted({d["interaction_id"] for k, d in history if k == codec.INTERACTION})
+    # all of them are step 0 and started at one moment, so the first step is the one with the smallest id
+    shared = group_of_messages(names[0], there, erased) if names else ""
+    for name in names:
         outcomes = [d for k, d in history if k == codec.OUTCOME and d["interaction_id"] == name]
         observed = any(d["name"] == "reward" for d in outcomes)
         over = clock_ms > T0_MS + 120_000
@@ -146,9 +149,7 @@ def reference(history: list[tuple[str, dict[str, Any]]], clock_ms: int) -> dict[
         # a part that needs an erased one is lost with it, as far as the chain to it is known
         lost = tainted(name, there, erased)
         whole = needed(name) <= there and not lost
-        group = ROWS[name].get("task_id")
-        if group is None:
-            group = split_group(None, ROWS[name]["messages"]) if whole else BODIES[name][0]["transcript"]["head"]
+        group = ROWS[name].get("task_id", shared)
         rows[name] = {
             "settled": (observed or over) and (whole or lost),
             "late": over and not whole and not lost,
@@ -159,6 +160,11 @@ def reference(history: list[tuple[str, dict[str, Any]]], clock_ms: int) -> dict[
             "side": SETTINGS.split.side(group),
         }
     return rows
+
+
+def group_of_messages(name: str, there: set[str], erased: set[str]) -> str:
+    whole = needed(name) <= there and not tainted(name, there, erased)
+    return split_group(None, ROWS[name]["messages"]) if whole else BODIES[name][0]["transcript"]["head"]
 
 
 def tainted(name: str, there: set[str], erased: set[str]) -> bool:

@@ -171,7 +171,7 @@ def test_a_row_whose_required_outcome_never_comes_settles_when_its_time_is_up() 
     (row,) = b.graded
     assert row.grade.metrics == {"reward": ("absent", None), "score": ("absent", None), "label": ("absent", None)}
     assert (row.grade.reward, row.grade.completeness, row.grade.settled) == (None, 1.0, True)
-    assert b.partition.index == set(), "no timer is left"
+    assert len(b.partition.index) == 1, "no timer is left but that of the row's end"
 
 
 @pytest.mark.parametrize(
@@ -540,10 +540,12 @@ def test_whatever_is_wrong_becomes_a_dead_letter_with_reason_and_place_and_the_s
         ("bad_value", b.outcome(3, name="label")),
         ("bad_value", b.outcome("x" * 5000, name="mood")),
         ("bad_value", b.outcome(2**70, name="mood")),
-        ("not_yet_joined", b.outcome(1.0, interaction_id=...)),
-        ("not_yet_joined", b.outcome(1.0, interaction_id=..., episode_id=..., reference="pr:1")),
-        ("not_yet_joined", b.outcome("nice", kind="comment")),
-        ("not_yet_joined", b.record("references", codec.OUTCOME, {}, "x", T0_MS)),
+        ("malformed", b.record("references", codec.OUTCOME, {}, "x", T0_MS)),
+        ("malformed", b.record("references", codec.OUTCOME, outcome(), EPISODE, T0_MS)),
+        ("malformed", b.record("references", codec.REFERENCE, {"name": "x"}, "x", T0_MS)),
+        ("malformed", b.record("outcomes", codec.REFERENCE, {}, "x", T0_MS)),
+        ("malformed", b.interaction(references=["x", ""])),
+        ("malformed", b.interaction(references=[f"pr:{n}" for n in range(101)])),
         ("too_large", b.interaction(error="x" * (8 << 20))),
     ]
     b.step(first, *(a for _, a in cases), b.outcome(1.0))

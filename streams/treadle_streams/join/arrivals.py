@@ -329,6 +329,8 @@ def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Gradin
     written, episode_id, interaction_id, named = arrival, said.episode_id, said.interaction_id, b""
     if arrival.kind == "references":
         written = as_written(arrival)
+        if written is arrival:
+            raise FieldError("headers.origin", "does not say where a re-keyed outcome comes from: partition/offset/ms")
         episode_id, interaction_id = _target(event)
     elif episode_id is None:
         name = said.interaction_id or said.reference or ""
@@ -392,7 +394,7 @@ def _seen(said: Outcome, value: bytes, written: Arrival, grading: Grading, parti
 
 
 def as_written(arrival: Arrival) -> Arrival:
-    """The record that a re-keyed one is a copy of; any other as it is. Raises FieldError for a header that does not say so."""
+    """The record that a re-keyed one is a copy of; any other, and one that does not say so, as it is."""
     headers = codec.header_map(arrival.headers)
     if arrival.kind != "references" or headers.get("ce_type") != codec.OUTCOME.encode():
         return arrival
@@ -402,8 +404,8 @@ def as_written(arrival: Arrival) -> Arrival:
         name = said.get("interaction_id") or said.get("reference")
         kept = [(key, value) for key, value in arrival.headers if key not in ("target", "origin")]
         return Arrival("outcomes", partition, offset, append_ms, name.encode(), arrival.value, kept)
-    except (KeyError, ValueError, AttributeError) as err:
-        raise FieldError("headers.origin", f"does not say where a re-keyed outcome comes from: {err}") from None
+    except (KeyError, ValueError, AttributeError, FieldError):
+        return arrival
 
 
 def _target(event: codec.Event) -> tuple[str, str]:

@@ -6,17 +6,16 @@ The shell puts the CloudEvents envelope around them and decides nothing. A grade
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from treadle_schemas import codec, topics
-from treadle_schemas.canonical import canonical_json
+from treadle_schemas.canonical import canonical_json, loads
 from treadle_schemas.records import Grade, Progress
 
 from treadle_streams.join.arrivals import Refused
-from treadle_streams.join.kept import surviving
-from treadle_streams.join.state import Captured, RowState, json_bytes
+from treadle_streams.join.state import Captured, RowState, Seen, json_bytes
 
 __all__ = ["Emission", "dead_letter", "graded", "graded_hash", "graded_tail", "progress", "progress_hash"]
 
@@ -52,25 +51,43 @@ def progress_hash(row: RowState, captured: Captured, grade: Grade) -> str:
     return hashlib.sha256(_progress_value(row, captured, grade, revision=0)).hexdigest()[:32]
 
 
-def graded_tail(rights: Mapping[str, str], erased: bool) -> bytes:
+def graded_tail(rights: Mapping[str, str], erased: bool, outcomes: Sequence[Seen] = ()) -> bytes:
     """The fields of a graded row that only few rows have, as JSON behind its other fields."""
     said = b',"rights":' + json_bytes(dict(sorted(rights.items()))) if rights else b""
-    return said + (b',"erased":true' if erased else b"")
+    if erased:
+        said += b',"erased":true'
+    feedback = [_feedback(seen) for seen in outcomes if seen.kind != "metric"]
+    return said + b',"feedback":' + json_bytes(feedback) if feedback else said
+
+
+def _feedback(seen: Seen) -> dict[str, Any]:
+    """What was said, in the fields of treadle_schemas.records.Feedback."""
+    event = loads(seen.raw)
+    named = ("kind", "name", "outcome_id", "observed_at", "value", "over", "messages", "source")
+    return {field: event[field] for field in named if event.get(field) is not None}
 
 
 def graded(
-    row: RowState, captured: Captured, grade: Grade, partition: int, graded_at: str, tail: bytes = b""
+    row: RowState,
+    captured: Captured,
+    grade: Grade,
+    partition: int,
+    graded_at: str,
+    outcomes: Sequence[Seen],
+    tail: bytes = b"",
 ) -> Emission:
-    """The row's present revision for `.graded`; the interaction's bytes are spliced in as they came, the `tail` of `graded_tail` behind."""
-    left = surviving(row)
+    """The row's present revision for `.graded`; the interaction's bytes are spliced in as they came, the `tail` of `graded_tail` behind.
+
+    `outcomes` are those that count for it.
+    """
     provenance = {
         "revision": row.revision,
         "graded_at": graded_at,
         "append_ms": row.append_ms,
         "interaction_offset": captured.offset,
         "partition": partition,
-        "outcome_ids": [o.outcome_id for o in left],
-        "last_outcome_append_ms": max((o.append_ms for o in left), default=None),
+        "outcome_ids": [o.outcome_id for o in outcomes],
+        "last_outcome_append_ms": max((o.append_ms for o in outcomes), default=None),
         "import_id": captured.import_id,
     }
     value = b"".join(

@@ -15,12 +15,14 @@ from treadle_schemas.canonical import content_hash, loads
 
 from treadle_streams.join.arrivals import Arrival, InteractionEvent, OutcomeEvent, Refused, RightsEvent, RowEvent
 from treadle_streams.join.contents import Availability
+from treadle_streams.join.credit import Share, share
 from treadle_streams.join.emissions import Emission, graded, graded_hash, graded_tail, progress, progress_hash
-from treadle_streams.join.grading import Grading
+from treadle_streams.join.episode_state import EpisodeState
+from treadle_streams.join.grading import Grading, counted
 from treadle_streams.join.ledger import Taken, known_headers, lost, take_outcome, take_retract, take_right
 from treadle_streams.join.state import NEVER_MS, Captured, RowState
 
-__all__ = ["Evaluated", "FoldResult", "evaluate", "fold"]
+__all__ = ["Evaluated", "FoldResult", "evaluate", "fold", "unsettled"]
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ def fold(row: RowState | None, event: RowEvent, workspace: str) -> FoldResult:
     else:
         taken = _said(row, event, workspace)
         result = FoldResult(row, taken.changed, list(taken.refused))
+        if isinstance(event, RightsEvent) or event.op == "retract":
+            row.said_ms = max(row.said_ms, event.arrival.append_ms)
     if result.changed and event.import_id is not None:
         row.imports.add(event.import_id)
     return result
@@ -63,20 +67,28 @@ def evaluate(
     import_open: Callable[[str], bool],
     workspace: str = "",
     content: Availability = "whole",
+    episode: EpisodeState | None = None,
 ) -> Evaluated:
     """Grade the row as of `clock_ms`, raise its revision where its content changed, and set when time changes it next.
 
+    `episode` is what is kept of its episode as a whole, None where that is nothing.
     While an import that touched the row is not over, the row's time stands still: what was absent stays absent, nothing else goes absent.
     While a part that it names is `missing` the row does not settle; when its time is up a dead letter `part_missing` says so, once.
     """
-    row.imports = {import_id for import_id in row.imports if import_open(import_id)}
     captured = row.captured
+    said_of_all = share(row, episode, grading.settings.credit)
+    if captured is not None:
+        row.imports |= said_of_all.imports
+    row.imports = {import_id for import_id in row.imports if import_open(import_id)}
+    if row.version != grading.settings.grading_version:
+        grading.refit(row.outcomes)
+        row.version = grading.settings.grading_version
     if captured is None:
         row.deadline_ms, row.parked = NEVER_MS, False
         return Evaluated([], [])
     if not row.imports:
         row.lapsed_ms = max(row.lapsed_ms, clock_ms)
-    grade, next_ms = grading.grade(row, row.lapsed_ms)
+    grade, next_ms = grading.grade(row, row.lapsed_ms, said_of_all)
     refused: list[Refused] = []
     row.waiting = content == "missing"
     if row.waiting:
@@ -91,12 +103,13 @@ def evaluate(
     row.parked = bool(row.imports) and next_ms < NEVER_MS
     row.deadline_ms = NEVER_MS if row.parked else next_ms
     emissions: list[Emission] = []
-    tail = graded_tail(_in_force(row, captured), content == "erased")
+    outcomes = counted(row, said_of_all)
+    tail = graded_tail(_in_force(row, captured, said_of_all), content == "erased", outcomes)
     fingerprint = graded_hash(captured, grade, tail)
     if (grade.settled or row.revision) and fingerprint != row.graded_hash:
         row.revision += 1
         row.graded_hash = fingerprint
-        emissions.append(graded(row, captured, grade, partition, graded_at, tail))
+        emissions.append(graded(row, captured, grade, partition, graded_at, outcomes, tail))
     said = progress_hash(row, captured, grade)
     if said != row.progress_hash:
         row.progress_hash = said
@@ -143,14 +156,28 @@ def _interaction(row: RowState, event: InteractionEvent, workspace: str) -> Fold
     return FoldResult(row, True, [lost(loser, "an interaction with an earlier ended_at", old_rank, new_rank)])
 
 
-def _in_force(row: RowState, captured: Captured) -> dict[str, str]:
-    """What is denied of a row: its interaction says how it begins, later words change it."""
-    said = dict.fromkeys(captured.denied, "deny") | {name: value for name, (_, value) in row.rights.items()}
+def _in_force(row: RowState, captured: Captured, said_of_all: Share) -> dict[str, str]:
+    """What is denied of a row: its interaction says how it begins, later words about it or its whole episode change it."""
+    said = dict.fromkeys(captured.denied, "deny")
+    for name in {*row.rights, *said_of_all.rights}:
+        _, said[name] = max(rights[name] for rights in (row.rights, said_of_all.rights) if name in rights)
     return {name: value for name, value in said.items() if value == "deny"}
 
 
+def unsettled(row: RowState, captured: Captured, partition: int, workspace: str) -> Refused:
+    """The dead letter of a row that ends without having settled."""
+    return Refused(_copy(row, captured, partition, workspace), "row_expired", "its time is over, and it never settled")
+
+
 def _incomplete(row: RowState, captured: Captured, partition: int, workspace: str) -> Refused:
-    arrival = Arrival(
+    detail = (
+        f"its time is up and not all of its parts are there ({', '.join(captured.parts[:3])}); the row stays pending"
+    )
+    return Refused(_copy(row, captured, partition, workspace), "part_missing", detail)
+
+
+def _copy(row: RowState, captured: Captured, partition: int, workspace: str) -> Arrival:
+    return Arrival(
         "interactions",
         partition,
         captured.offset,
@@ -159,10 +186,6 @@ def _incomplete(row: RowState, captured: Captured, partition: int, workspace: st
         captured.body,
         known_headers(codec.INTERACTION, workspace, captured.import_id),
     )
-    detail = (
-        f"its time is up and not all of its parts are there ({', '.join(captured.parts[:3])}); the row stays pending"
-    )
-    return Refused(arrival, "part_missing", detail)
 
 
 def _interaction_rank(captured: Captured) -> tuple[int, str]:

@@ -4,8 +4,10 @@ A metric's time is up when the clock passes
 
     max(min(ended_at, append) + horizon, append) + grace
 
-with append the append time of the row's first copy (semantics.md, Settling). Until then a metric without outcome is pending, afterwards it
-is absent. All times are integer milliseconds; order among outcomes is by (observed_at in microseconds, outcome_id).
+with append the append time of the row's first copy. Until then a metric without outcome is pending, afterwards it is absent. A metric of
+level `episode` is not absent, and settles no row, before the episode is over; then it is absent at once where it was observed of the
+episode and credited to other steps. All times are integer milliseconds; order among outcomes is by (observed_at in microseconds,
+outcome_id).
 """
 
 from __future__ import annotations
@@ -13,18 +15,26 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final
 
+from treadle_schemas.canonical import loads
+from treadle_schemas.errors import FieldError
+from treadle_schemas.events import OutcomeValue
 from treadle_schemas.records import Grade, MetricState
 from treadle_schemas.workspace import WorkspaceSettings
 
+from treadle_streams.join.credit import Share
 from treadle_streams.join.kept import surviving
 from treadle_streams.join.reward import Value
 from treadle_streams.join.reward import compile as compile_reward
 from treadle_streams.join.state import NEVER_MS, RowState, Seen
 
-__all__ = ["Grading", "time_up_ms"]
+__all__ = ["MAX_TEXT_VALUE_BYTES", "Grading", "counted", "time_up_ms"]
+
+MAX_TEXT_VALUE_BYTES: Final = 4_096
+"""Longest text that an outcome may have as its value: a category or a label, not a document."""
 
 _PENDING: Final[MetricState] = ("pending", None)
 _ABSENT: Final[MetricState] = ("absent", None)
@@ -41,6 +51,9 @@ class Grading:
         self.stand_ins: dict[str, Value] = {m.name: m.check(m.absent) for m in settings.metrics}
         self.reward = compile_reward(settings.reward, {m.name: m.type for m in settings.metrics})
         self._grace_ms = _ms(settings.grace_s)
+        slowest_s = max((m.horizon_s for m in settings.metrics), default=0.0)
+        self.keep_ms = max(_ms(settings.retention_s), min(_ms(slowest_s) + self._grace_ms, NEVER_MS))
+        """How long a row is kept after the append of its first copy: never less than the time in which it settles."""
         self._horizon_ms = {m.name: _ms(m.horizon_s) for m in settings.metrics}
 
     def times_up(self, row: RowState) -> dict[str, int]:
@@ -59,11 +72,33 @@ class Grading:
         wanted = [times[m.name] for m in self.metrics if m.required] or list(times.values())
         return max(wanted, default=row.append_ms + self._grace_ms)
 
-    def grade(self, row: RowState, clock_ms: int) -> tuple[Grade, int]:
+    def value(self, name: str, value: OutcomeValue) -> OutcomeValue:
+        """The value of an outcome as it is kept. Raises FieldError where it does not fit its metric."""
+        metric = self.declared.get(name)
+        if metric is not None:
+            value = metric.check(value)
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise FieldError("$.value", "an undeclared metric keeps integers of 64 bits; declare it as a float")
+        if isinstance(value, str) and len(value.encode(errors="surrogatepass")) > MAX_TEXT_VALUE_BYTES:
+            raise FieldError("$.value", f"is a text of more than {MAX_TEXT_VALUE_BYTES} bytes")
+        return value + 0.0 if isinstance(value, float) else value  # -0.0 is 0.0, as in canonical JSON
+
+    def refit(self, outcomes: dict[str, Seen]) -> None:
+        """Take the values of kept outcomes anew from their events, after the metrics were declared otherwise."""
+        for outcome_id, seen in outcomes.items():
+            if seen.kind == "metric":
+                try:
+                    value, fits = self.value(seen.name, loads(seen.raw)["value"]), True
+                except FieldError:
+                    value, fits = None, False
+                outcomes[outcome_id] = replace(seen, value=value, fits=fits)
+
+    def grade(self, row: RowState, clock_ms: int, share: Share) -> tuple[Grade, int]:
         """The grade of a captured row when its time has run to `clock_ms`, and the clock after which time alone changes it."""
         by_name: dict[str, list[Seen]] = {}
-        for outcome in surviving(row):
-            by_name.setdefault(outcome.name, []).append(outcome)
+        for outcome in counted(row, share):
+            if outcome.kind == "metric" and outcome.fits:
+                by_name.setdefault(outcome.name, []).append(outcome)
         metrics: dict[str, MetricState] = {}
         values: dict[str, Value] = {}
         next_ms = NEVER_MS
@@ -71,14 +106,22 @@ class Grading:
         settled = True
         times = self.times_up(row)
         for metric in self.metrics:
-            name = metric.name
-            state = _ABSENT if clock_ms > times[name] else _PENDING
+            name, up_ms = metric.name, times[metric.name]
+            still_open = False
+            if metric.level == "episode":
+                up_ms = -1 if name in share.elsewhere else up_ms
+                if not share.ended:
+                    up_ms, still_open = max(up_ms, share.idle_ms), clock_ms <= share.idle_ms
+            state = _ABSENT if clock_ms > up_ms else _PENDING
             if name in by_name:
                 state = _aggregated(metric.aggregate, metric.type, by_name.pop(name))
             metrics[name] = state
+            if still_open:
+                next_ms = min(next_ms, share.idle_ms)
+                settled = settled and not metric.required
             if state[0] == "pending":
                 pending += 1
-                next_ms = min(next_ms, times[name])
+                next_ms = min(next_ms, up_ms)
                 settled = settled and not metric.required
             else:
                 # absent is NULL unless the metric says what it stands for; pending is NULL always
@@ -93,6 +136,14 @@ class Grading:
             grading_version=self.settings.grading_version,
         )
         return grade, next_ms
+
+
+def counted(row: RowState, share: Share) -> list[Seen]:
+    """The outcomes of a row that count, its own and those credited to it, in (observed_at, outcome_id) order."""
+    left = surviving(row)
+    if share.outcomes:
+        left = sorted([*left, *share.outcomes], key=lambda seen: (seen.observed_us, seen.outcome_id, seen.raw))
+    return left
 
 
 def time_up_ms(ended_ms: int, append_ms: int, horizon_ms: int, grace_ms: int) -> int:

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_OUTCOMES",
     "MAX_OUTCOME_BYTES",
     "Taken",
+    "kept_arrival",
     "known_headers",
     "lost",
     "take_outcome",
@@ -61,16 +62,7 @@ def take_outcome(kept: Keeps, new: Seen, arrival: Arrival, workspace: str) -> Ta
         return Taken(False, (lost(arrival, "an outcome of that id observed later", new_rank, old_rank),))
     kept.outcomes[new.outcome_id] = new
     kept.outcome_bytes += len(new.raw.encode()) - len(old.raw.encode())
-    said = loads(old.raw)
-    loser = Arrival(
-        "outcomes",
-        arrival.partition,
-        old.offset,
-        old.append_ms,
-        str(said.get("episode_id") or said.get("interaction_id")).encode(),
-        old.raw.encode(),
-        known_headers(codec.OUTCOME, workspace, None),
-    )
+    loser = kept_arrival(old, arrival.partition, workspace)
     return Taken(True, (lost(loser, "an outcome of that id observed later", old_rank, new_rank),))
 
 
@@ -118,6 +110,20 @@ def lost(
     return Refused(loser, "conflict", f"{kept} {how}: {winner[1][:16]} over {rank[1][:16]}")
 
 
+def kept_arrival(seen: Seen, partition: int, workspace: str) -> Arrival:
+    """The record that brought what is kept; `partition` is that of its row."""
+    said = loads(seen.raw)
+    return Arrival(
+        "outcomes",
+        partition if seen.partition < 0 else seen.partition,
+        seen.offset,
+        seen.append_ms,
+        str(said.get("episode_id") or said.get("interaction_id") or said.get("reference")).encode(),
+        seen.raw.encode(),
+        known_headers(codec.OUTCOME, workspace, None),
+    )
+
+
 def known_headers(event_type: str, workspace: str, import_id: str | None) -> list[tuple[str, bytes | str | None]]:
     """Headers of a kept event. State keeps none; these are what a replay needs, the rest lies at the offset."""
     headers: list[tuple[str, bytes | str | None]] = [
@@ -134,6 +140,9 @@ def _rank(seen: Seen) -> tuple[int, str]:
     # the value as the metric keeps it: 1 and 1.0 of a float metric are one content
     said = loads(seen.raw)
     said["value"] = seen.value
+    # by which name its target was found is no content: one outcome may come by two of them
+    for name in ("episode_id", "interaction_id", "reference"):
+        said.pop(name, None)
     return seen.observed_us, content_hash(said)
 
 

@@ -86,6 +86,10 @@ class MemoryPartition:
         """See StateReader."""
         return iter([(k, k[len(prefix) :]) for k in sorted(self.index) if k.startswith(prefix)])
 
+    def keys(self, prefix: bytes, after: bytes = b"", limit: int = 0) -> list[bytes]:
+        """See StateReader."""
+        return sorted(k for k in self.records if k.startswith(prefix) and k > after)[: limit or None]
+
     def _apply(self, made: Plan) -> None:
         self.transactions += 1
         self.index.difference_update(made.drop_index)

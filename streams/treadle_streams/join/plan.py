@@ -2,24 +2,18 @@
 
 Nothing here talks to Kafka or RocksDB: the shell reads through `StateReader`, writes what the plan says in one transaction, and only then
 applies it locally. A plan changes nothing that was passed in, so a refused transaction leaves no trace.
-
-Not here yet, and refused as dead letters `not_yet_joined`: outcomes of whole episodes and references, comments, preferences,
-demonstrations. Rows, orphans and retracts are kept for good: retention and tombstones come with their own issue. A row without task_id
-splits by its own first messages; taking those of its episode's first step comes with episodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
-
-from treadle_schemas.canonical import loads
-from treadle_schemas.parts import resolve
-from treadle_schemas.split import split_group
+from typing import Final, Literal, Protocol
 
 from treadle_streams.join.arrivals import (
+    AnnouncementEvent,
     Arrival,
+    EpisodeEvent,
     InteractionEvent,
     MarkerEvent,
     OutcomeEvent,
@@ -27,15 +21,33 @@ from treadle_streams.join.arrivals import (
     Refused,
     RightsEvent,
     RowEvent,
+    as_written,
     understand,
 )
 from treadle_streams.join.clock import ImportState, advanced
-from treadle_streams.join.contents import Availability, Contents
+from treadle_streams.join.contents import Contents
 from treadle_streams.join.emissions import Emission, dead_letter
-from treadle_streams.join.fold import evaluate, fold
+from treadle_streams.join.episodes import Episodes
+from treadle_streams.join.fold import evaluate, fold, unsettled
 from treadle_streams.join.grading import Grading
+from treadle_streams.join.grouping import Grouping
+from treadle_streams.join.ledger import kept_arrival
 from treadle_streams.join.meta import Meta
-from treadle_streams.join.state import Captured, RowState, decode, encode, index_keys, parked_prefix
+from treadle_streams.join.references import ByName, Names
+from treadle_streams.join.retention import Endings, late, row_ends_ms, take_orphans
+from treadle_streams.join.state import (
+    EPISODES,
+    KEPT_PARTS,
+    NAMES,
+    NEVER_MS,
+    ROWS,
+    TOMBSTONES,
+    RowState,
+    encode,
+    index_keys,
+    parked_prefix,
+)
+from treadle_streams.join.working import Entry, Rows, gauges_of
 
 __all__ = ["Plan", "StateReader", "plan"]
 
@@ -59,6 +71,10 @@ class StateReader(Protocol):
 
     def due(self, clock_ms: int) -> Iterator[tuple[bytes, bytes]]:
         """(index key, row key) of timers whose deadline the clock has passed, earliest first."""
+        ...
+
+    def keys(self, prefix: bytes, after: bytes = b"", limit: int = 0) -> list[bytes]:
+        """The first `limit` (0: all) keys of records that begin with `prefix` and lie above `after`, ascending."""
         ...
 
     def parked(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -112,19 +128,11 @@ def plan(
     batch.fire_timers()
     batch.release_imports()
     batch.contents.write()
+    batch.names.write()
+    batch.episodes.write()
     out = batch.out
     out.empty = not (out.puts or out.deletes or out.drop_index or out.outputs) and m.offsets == known
     return out
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A row in the working set, with the bytes it had."""
-
-    row: RowState | None
-    before: bytes | None
-    gauges: dict[str, int]
-    touched: bool = False
 
 
 class _Batch:
@@ -134,8 +142,13 @@ class _Batch:
         self._reader = reader
         self._grading = grading
         self._graded_at = graded_at
-        self._rows: dict[bytes, _Entry] = {}
+        self._rows = Rows(reader)
         self.contents = Contents(reader, self.out.puts)
+        self._grouping = Grouping(self.contents, grading.settings.split)
+        self.episodes = Episodes(reader, self._rows, self.out, meta, grading, self._grouping.of_messages)
+        self.names = Names(reader, self.out, meta, grading)
+        self.endings = Endings(reader, self.out, meta, grading.keep_ms)
+        self._by_name = ByName(self.names, grading, self._row, self.endings, self._fold, self._refuse)
         self._emitted_bytes = 0
 
     def take(self, arrivals: Iterable[Arrival]) -> None:
@@ -147,7 +160,17 @@ class _Batch:
             self.meta.offsets[arrival.kind] = arrival.offset + 1
             self.meta.appended[arrival.kind] = max(self.meta.appended.get(arrival.kind, 0), arrival.append_ms)
             events.append(understand(arrival, self._grading))
-        self._load([e.key for e in events if isinstance(e, InteractionEvent | OutcomeEvent | RightsEvent)])
+        named = [e for e in events if isinstance(e, AnnouncementEvent | InteractionEvent | OutcomeEvent | RightsEvent)]
+        self.names.load(e.named for e in named if e.named)
+        about_rows = [e for e in named if e.key.startswith(ROWS)]
+        self._rows.load(e.key for e in about_rows)
+        self.endings.load(e.key for e in about_rows if self._rows.entries[e.key].row is None)
+        self.episodes.load(
+            e.episode_id
+            for e in events
+            if isinstance(e, InteractionEvent | OutcomeEvent | RightsEvent | EpisodeEvent)
+            and not e.key.startswith(NAMES)
+        )
         for event in events:
             match event:
                 case Refused():
@@ -158,14 +181,22 @@ class _Batch:
                     )
                 case PartsEvent():
                     self._parts(event)
+                case EpisodeEvent():
+                    self._said_of_episode(event)
+                case AnnouncementEvent():
+                    self._by_name.announced(event)
                 case _:
-                    self._fold(event)
-        self._touch(self.contents.spread())
+                    self._take(event)
+        self.names.serve()
+        # an index key may be left over from before a row named other parts; then grading it again says nothing new
+        self._rows.touch(self.contents.spread())
         self.out.outputs += self.contents.emissions
 
     def evaluate_touched(self) -> None:
         """Grade what this batch changed."""
-        for key, entry in self._rows.items():
+        self.episodes.load(entry.row.episode_id for entry in self._rows.entries.values() if entry.touched and entry.row)
+        self.episodes.spread(self.meta.clock_ms, self._import_open)
+        for key, entry in list(self._rows.entries.items()):
             if entry.touched and self._emitted_bytes > MAX_PART_BYTES and _names_parts(entry.row):
                 self._defer(key, entry)
             elif entry.touched:
@@ -198,67 +229,61 @@ class _Batch:
 
     def _evaluate_found(self, chunk: list[tuple[bytes, bytes]]) -> int:
         size, emitted = 0, self._emitted_bytes
-        self._load([key for _, key in chunk])
+        self._rows.load(key for _, key in chunk if key.startswith(ROWS))
         for index_key, key in chunk:
-            entry = self._rows[key]
             # a record that moved on leaves its old index key behind when it was rebuilt from the changelog
             self.out.drop_index.append(index_key)
+            if not key.startswith(ROWS):
+                size += self._due(key)
+                continue
+            entry = self._rows.entries[key]
             if entry.row is None or entry.touched or entry.before is None:
                 continue
             size += len(entry.before)
             if index_key in index_keys(key, entry.before):
                 entry.touched = True
                 self._evaluate(key, entry)
-            if not entry.touched:
-                del self._rows[key]
+        # not in the loop: a row may have been found by an old timer and by its own
+        for _, key in chunk:
+            known = self._rows.entries.get(key)
+            if known is not None and not known.touched:
+                del self._rows.entries[key]
         return size + self._emitted_bytes - emitted
 
-    def _load(self, keys: list[bytes]) -> None:
-        missing = [key for key in dict.fromkeys(keys) if key not in self._rows]
-        if missing:
-            for key, data in zip(missing, self._reader.get_many(missing), strict=True):
-                row = None if data is None else decode(data)
-                self._rows[key] = _Entry(row, data, _gauges(row))
+    def _due(self, key: bytes) -> int:
+        """The timer of what is no row; bytes read."""
+        if key.startswith(EPISODES):
+            return self._go_on_with_episode(key)
+        size = 0
+        if key.startswith(NAMES):
+            size, orphans = self.names.due(key, self.meta.clock_ms)
+            for orphan in orphans:
+                self._refuse(orphan)
+        elif key.startswith(TOMBSTONES):
+            self.endings.end_tombstone(key)
+        elif key.startswith(KEPT_PARTS):
+            size = self.endings.parts_due(key, self.meta.clock_ms, self._rows.keys_of)
+        return size
+
+    def _go_on_with_episode(self, key: bytes) -> int:
+        """Grade the next rows of an episode's list; bytes read."""
+        size = 0
+        for row_key in self.episodes.resume(key):
+            entry = self._rows.entries[row_key]
+            size += len(entry.before or b"")
+            self._evaluate(row_key, entry)
+        return size
 
     def _parts(self, event: PartsEvent) -> None:
         if event.import_id is not None:
             self._import(event.import_id).see(event.arrival.kind, event.arrival.append_ms)
         if self.contents.add(event.episode_id, event.parts):
+            self.endings.parts_came(event.episode_id, event.arrival.append_ms)
             self.meta.count("parts")
         else:
             self.meta.count("duplicates")
 
-    def _touch(self, keys: list[bytes]) -> None:
-        """Rows that a part has made whole, or was erased under, are graded with this batch."""
-        self._load(keys)
-        for key in keys:
-            entry = self._rows[key]
-            # an index key may be left over from before the row named other parts; then grading it again says nothing new
-            entry.touched = entry.touched or entry.row is not None
-
-    def _content(self, row: RowState) -> Availability:
-        """Is all there that the row names? Where the parts decide its split group, that is found here."""
-        captured = row.captured
-        if captured is None or not captured.parts:
-            return "whole"
-        found = self.contents.availability(row.episode_id, captured.parts, captured.messages)
-        if not captured.grouped:
-            group = captured.parts[0]
-            if found == "whole":
-                group = captured.group if captured.group != group else self._group(row.episode_id, captured)
-            if group != captured.group:
-                row.captured = replace(captured, group=group, side=self._grading.settings.split.side(group))
-        return found
-
-    def _group(self, episode_id: str, captured: Captured) -> str:
-        """The split group of a row without task, from its messages."""
-        interaction = loads(captured.body)
-        if captured.messages and not interaction["messages"]:
-            return self.contents.group(episode_id, captured.parts[0])
-        whole = resolve(interaction, lambda name: self.contents.part(episode_id, name))
-        return split_group(None, whole["messages"])
-
-    def _fold(self, event: RowEvent) -> None:
+    def _take(self, event: RowEvent) -> None:
         if event.import_id is not None:
             self._import(event.import_id).see(event.arrival.kind, event.arrival.append_ms)
         match event:
@@ -268,20 +293,82 @@ class _Batch:
                 observed_us = event.seen.observed_us
             case RightsEvent():
                 observed_us = event.observed_us
-        self.meta.count("clock_ahead", int(observed_us > event.arrival.append_ms * 1000 + 999))
-        entry = self._rows[event.key]
+        self._see_clock(event.arrival, observed_us)
+        if isinstance(event, InteractionEvent):
+            self.out.outputs += self._by_name.interaction(event)
+        elif event.named:
+            self._by_name.outcome(event)
+        else:
+            self._fold(event)
+
+    def _fold(self, event: RowEvent) -> None:
+        """Take an event into its row."""
+        entry = self._rows.entries[event.key]
+        if self._too_late(event, entry):
+            return
+        old = None if entry.row is None else entry.row.captured
+        first_ms = NEVER_MS if entry.row is None else entry.row.append_ms
+        if isinstance(event, InteractionEvent) and old is None:
+            refused_as_full = self.episodes.full(event.episode_id, event.arrival)
+            if refused_as_full is not None:
+                self._refuse(refused_as_full)
+                return
         result = fold(entry.row, event, self._grading.settings.workspace)
         for refused in result.refused:
             self._refuse(refused)
         if result.changed:
+            if entry.row is None:
+                self._rows.made(event.episode_id, event.key)
             entry.row, entry.touched = result.row, True
+            if isinstance(event, InteractionEvent):
+                if old is None:
+                    self.episodes.captured(result.row)
+                elif result.row.captured is not old or result.row.append_ms != first_ms:
+                    self.episodes.moved(result.row)
         elif not result.refused:
             self.meta.count("duplicates")
 
-    def _evaluate(self, key: bytes, entry: _Entry) -> None:
+    def _too_late(self, event: RowEvent, entry: Entry) -> bool:
+        """Is the row's time over for this event? What waited too long for the event ends here as well."""
+        keep_ms, row = self._grading.keep_ms, entry.row
+        if row is not None and row.captured is None and isinstance(event, InteractionEvent):
+            self._end_orphans(row, event.arrival.append_ms - keep_ms)
+        ended = self.endings.ended(event.key) is not None
+        reason: Literal["row_expired", "orphan"] | None = "row_expired" if ended else None
+        if row is not None and reason is None:
+            reason = late(row, event.arrival.append_ms, keep_ms)
+        if reason is not None:
+            detail = f"appended more than {keep_ms / 86_400_000:g} d apart from the interaction's first copy"
+            self._refuse(Refused(event.arrival, reason, detail))
+        return reason is not None
+
+    def _end_orphans(self, row: RowState, bound_ms: int) -> None:
+        for seen in take_orphans(row, bound_ms):
+            arrival = kept_arrival(seen, self.out.partition, self._grading.settings.workspace)
+            self._refuse(Refused(arrival, "orphan", f"interaction {row.interaction_id!r} did not come in its time"))
+
+    def _row(self, key: bytes) -> RowState | None:
+        return self._rows.entries[key].row
+
+    def _said_of_episode(self, event: EpisodeEvent) -> None:
+        if event.import_id is not None:
+            self._import(event.import_id).see(event.arrival.kind, event.arrival.append_ms)
+        self._see_clock(event.arrival, event.observed_us)
+        taken = self.episodes.fold(event, self._grading.settings.workspace)
+        for refused in taken.refused:
+            self._refuse(refused)
+        if not (taken.changed or taken.refused):
+            self.meta.count("duplicates")
+
+    def _see_clock(self, arrival: Arrival, observed_us: int) -> None:
+        self.meta.count("clock_ahead", int(observed_us > arrival.append_ms * 1000 + 999))
+
+    def _evaluate(self, key: bytes, entry: Entry) -> None:
         row = entry.row
-        assert row is not None
-        content = self._content(row)
+        if row is None:  # it ended in this batch
+            return
+        episode = self.episodes.of(row)
+        content = self._grouping.prepare(row, episode)
         done = evaluate(
             row,
             self._grading,
@@ -291,6 +378,7 @@ class _Batch:
             import_open=self._import_open,
             workspace=self._grading.settings.workspace,
             content=content,
+            episode=episode,
         )
         for refused in done.refused:
             self._refuse(refused)
@@ -303,10 +391,38 @@ class _Batch:
                 self.meta.count("graded")
                 self.meta.count("corrections", int(row.revision > 1))
             self.out.outputs.append(emission)
+        self._keep(key, entry, row)
+
+    def _keep(self, key: bytes, entry: Entry, row: RowState) -> None:
+        """Put the row, or end it when its time is over."""
+        keep_ms, clock_ms = self._grading.keep_ms, self.meta.clock_ms
+        if row.captured is None and not row.revision:
+            self._end_orphans(row, clock_ms - keep_ms)
+            ends_ms = row_ends_ms(row, keep_ms)
+            if clock_ms > ends_ms:
+                self._end(key, entry)
+                self.endings.end_orphan(key, entry.before)
+                return
+        else:
+            ends_ms = row_ends_ms(row, keep_ms)
+            if clock_ms > ends_ms and not row.imports:
+                if row.captured is not None and not row.settled:
+                    self._refuse(unsettled(row, row.captured, self.out.partition, self._grading.settings.workspace))
+                self._end(key, entry)
+                self.endings.end_row(row, entry.before)
+                return
+        if not row.parked:
+            row.deadline_ms = min(row.deadline_ms, ends_ms)
         self._put(key, entry, row)
 
-    def _put(self, key: bytes, entry: _Entry, row: RowState) -> None:
-        for name, now in _gauges(row).items():
+    def _end(self, key: bytes, entry: Entry) -> None:
+        for name, now in gauges_of(None).items():
+            self.meta.count(name, now - entry.gauges[name])
+        self.out.puts.pop(key, None)
+        entry.row = None
+
+    def _put(self, key: bytes, entry: Entry, row: RowState) -> None:
+        for name, now in gauges_of(row).items():
             self.meta.count(name, now - entry.gauges[name])
         value = encode(row)
         if value == entry.before:
@@ -316,7 +432,7 @@ class _Batch:
             kept = set(index_keys(key, value))
             self.out.drop_index.extend(k for k in index_keys(key, entry.before) if k not in kept)
 
-    def _defer(self, key: bytes, entry: _Entry) -> None:
+    def _defer(self, key: bytes, entry: Entry) -> None:
         """Grade the row in the next transaction: its timer is due at once."""
         assert entry.row is not None
         entry.row.deadline_ms, entry.row.parked = _DEFERRED_MS, False
@@ -324,6 +440,7 @@ class _Batch:
         self._put(key, entry, entry.row)
 
     def _refuse(self, refused: Refused) -> None:
+        refused = replace(refused, arrival=as_written(refused.arrival))
         self.out.outputs.append(dead_letter(refused, self._grading.settings.workspace))
         self.meta.dead_letters[refused.reason] = self.meta.dead_letters.get(refused.reason, 0) + 1
 
@@ -337,13 +454,3 @@ class _Batch:
 
 def _names_parts(row: RowState | None) -> bool:
     return row is not None and row.captured is not None and bool(row.captured.parts)
-
-
-def _gauges(row: RowState | None) -> dict[str, int]:
-    captured = row is not None and row.captured is not None
-    return {
-        "captured": int(captured),
-        "settled": int(captured and row is not None and row.settled),
-        "orphans": int(row is not None and not captured),
-        "waiting": int(row is not None and row.waiting),
-    }

@@ -6,8 +6,9 @@ The body is the interaction exactly as it came, so an outcome rewrites the heade
 parked by an import) are derived from these bytes alone, so the changelog need not carry them: `index_keys`.
 
 Row keys are `r`, the length of the episode id in two bytes, the episode id, the interaction id: injective for any ids. Parts have two
-records, `n` (what is known of it, rewritten) and `c` (its content, written once) with the episode id and its hash. Other first bytes are
-free: `\\0m` is the partition's META, `\\0t`, `\\0i` and `\\0d` (what depends on a part) are index keys.
+records, `n` (what is known of it, rewritten) and `c` (its content, written once) with the episode id and its hash. Episodes of several
+steps, and those of which something was said as a whole, have a record `e` with the episode id: episode_state. Other first bytes are free:
+`\\0m` is the partition's META, `\\0t`, `\\0i` and `\\0d` (what depends on a part) are index keys.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import msgspec
@@ -23,6 +25,7 @@ import orjson
 from treadle_schemas.canonical import loads
 from treadle_schemas.errors import FieldError
 from treadle_schemas.events import OutcomeValue
+from treadle_schemas.moments import to_micros
 from treadle_schemas.parts import HASH_DIGITS
 from treadle_schemas.split import Side
 
@@ -47,12 +50,16 @@ __all__ = [
     "dependents_prefix",
     "encode",
     "encode_node",
+    "episode_key",
     "index_keys",
     "is_part_key",
     "json_bytes",
+    "name_key",
     "parked_prefix",
     "part_key",
+    "parts_prefix",
     "row_key",
+    "row_prefix",
     "timer_bound",
 ]
 
@@ -61,7 +68,15 @@ TIMER_PREFIX: Final = b"\0t"
 PARKED_PREFIX: Final = b"\0i"
 NEVER_MS: Final = (1 << 63) - 1
 
-_ROW: Final = b"r"
+ROWS: Final = b"r"
+"""First byte of the keys of rows."""
+EPISODES: Final = b"e"
+"""First byte of the keys of episodes."""
+NAMES: Final = b"a"
+"""First byte of the keys of names (references and interaction ids), see `references`."""
+TOMBSTONES: Final = b"x"
+KEPT_PARTS: Final = b"k"
+"""First bytes of the keys of what is left of a row, and of when the parts of an episode end, see `retention`."""
 _FIXED = struct.Struct(">cQI")
 _DEADLINE = struct.Struct(">Q")
 _PLAIN, _PARKED, _ORPHAN = b"R", b"P", b"O"
@@ -99,6 +114,8 @@ class Captured:
     grouped: bool = True
     """Was `group` known at once? Without task_id it is that of messages which may have to be put together from parts first: until then,
     and when one of them is erased, the name of its first part stands in."""
+    step: int = 0
+    started_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,11 @@ class Seen:
     append_ms: int
     offset: int
     raw: str
+    kind: Literal["metric", "comment", "preference", "demonstration"] = "metric"
+    fits: bool = True
+    """Does the value fit its metric as it is declared now? One that does not counts for nothing, until a declaration fits it again."""
+    partition: int = -1
+    """Of a re-keyed outcome, where `offset` lies; else that of the row."""
 
 
 @dataclass(slots=True)
@@ -148,6 +170,12 @@ class RowState:
     """As of the last evaluation: a part that it names is not there."""
     settled: bool = False
     """As of the last evaluation."""
+    version: int = 1
+    """The grading version by which `outcomes` hold their values."""
+    after: int = 0
+    """Steps of the episode that come after it, as last counted. Outcomes that are discounted by it keep it up to date."""
+    said_ms: int = 0
+    """Append time of the newest retract or right: without interaction they are kept so long."""
     parked: bool = False
     """Held by an import while a metric is pending: it is found again by the import, not by a timer."""
     deadline_ms: int = NEVER_MS
@@ -161,8 +189,23 @@ class RowState:
 
 def row_key(episode_id: str, interaction_id: str) -> bytes:
     """The key of a row inside its partition, injective over any pair of ids."""
+    return row_prefix(episode_id) + interaction_id.encode()
+
+
+def row_prefix(episode_id: str) -> bytes:
+    """What the keys of all rows of an episode, and no others, begin with."""
     episode = episode_id.encode()
-    return b"".join((_ROW, len(episode).to_bytes(2), episode, interaction_id.encode()))
+    return b"".join((ROWS, len(episode).to_bytes(2), episode))
+
+
+def name_key(kind: Literal["reference", "interaction"], name: str) -> bytes:
+    """The key of what is kept of a name."""
+    return NAMES + kind[:1].encode() + name.encode()
+
+
+def episode_key(episode_id: str) -> bytes:
+    """The key of what is kept of an episode as a whole."""
+    return EPISODES + episode_id.encode()
 
 
 def json_bytes(value: Any) -> bytes:
@@ -200,11 +243,10 @@ def encode(row: RowState) -> bytes:
                 c.messages,
                 c.denied,
                 c.grouped,
+                c.step,
+                c.started_us,
             ],
-            [
-                [o.outcome_id, o.name, o.value, o.observed_us, o.append_ms, o.offset, o.raw]
-                for o in row.outcomes.values()
-            ],
+            pack_outcomes(row.outcomes),
             sorted(row.retracted_ids),
             row.retracted_until,
             row.outcome_bytes,
@@ -217,6 +259,9 @@ def encode(row: RowState) -> bytes:
             row.rights,
             row.complained,
             row.waiting,
+            row.version,
+            row.after,
+            row.said_ms,
         ]
     )
     kind = _ORPHAN if c is None else _PARKED if row.parked else _PLAIN
@@ -239,13 +284,16 @@ def decode(data: bytes) -> RowState:
             said = list(h[4])
             if len(said) > 11:  # fewer were written by 0.1
                 said[11], said[13] = tuple(said[11]), tuple(said[13])
-            captured = Captured(data[start + length :], *said)
+            body = data[start + length :]
+            captured = Captured(body, *said)
+            if len(said) < 17:  # written before episodes were joined
+                captured = _placed(captured)
         return RowState(
             episode_id=h[1],
             interaction_id=h[2],
             append_ms=h[3],
             captured=captured,
-            outcomes={o[0]: Seen(*o) for o in h[5]},
+            outcomes=unpack_outcomes(h[5]),
             retracted_ids={(name, outcome_id) for name, outcome_id in h[6]},
             retracted_until=h[7],
             outcome_bytes=h[8],
@@ -258,6 +306,9 @@ def decode(data: bytes) -> RowState:
             rights={name: (at, said) for name, (at, said) in h[15].items()} if len(h) > 15 else {},
             complained=len(h) > 16 and h[16],
             waiting=len(h) > 17 and h[17],
+            version=h[18] if len(h) > 18 else 1,
+            after=h[19] if len(h) > 19 else 0,
+            said_ms=h[20] if len(h) > 20 else 0,
             parked=kind in (_PARKED, _PARKED_PARTS),
             deadline_ms=deadline_ms,
         )
@@ -265,14 +316,41 @@ def decode(data: bytes) -> RowState:
         raise StateError(f"{data[:40]!r}... is no row of the join: {err}") from err
 
 
+def _placed(captured: Captured) -> Captured:
+    said = loads(captured.body)
+    return replace(captured, step=said.get("step", 0), started_us=to_micros(said["started_at"], "$.started_at"))
+
+
+def pack_outcomes(outcomes: Mapping[str, Seen]) -> list[list[Any]]:
+    """Outcomes as plain lists; what most of them have is left out."""
+    return [
+        [o.outcome_id, o.name, o.value, o.observed_us, o.append_ms, o.offset, o.raw]
+        + (
+            [o.kind, o.fits, o.partition]
+            if o.partition >= 0
+            else []
+            if o.kind == "metric" and o.fits
+            else [o.kind, o.fits]
+        )
+        for o in outcomes.values()
+    ]
+
+
+def unpack_outcomes(packed: list[list[Any]]) -> dict[str, Seen]:
+    """The outcomes of `pack_outcomes`, by id."""
+    return {o[0]: Seen(*o) for o in packed}
+
+
 def index_keys(key: bytes, value: bytes) -> list[bytes]:
-    """The local index keys of a record: its timer, or the imports that parked it, and the parts that it depends on.
+    """The local index keys of a row, an episode or a part: its timer, or the imports that parked it, and the parts that it depends on.
 
     None for META, for the content of a part and for a row that only waits.
     """
     if key.startswith(_PART_KEYS):
         return [dependents_prefix(need) + key for need in decode_node(value).needs(key)]
-    if not key.startswith(_ROW):
+    if key[:1] in _TIMED:
+        return _timer_keys(key, value)
+    if not key.startswith(ROWS):
         return []
     kind = value[:1]
     if kind in (_PLAIN, _ORPHAN):
@@ -285,6 +363,9 @@ def index_keys(key: bytes, value: bytes) -> list[bytes]:
     if kind in (_PLAIN_PARTS, _PARKED_PARTS):
         keys += [dependents_prefix(part_key(header[1], name)) + key for name in dict.fromkeys(header[4][11])]
     return keys
+
+
+_TIMED: Final = frozenset((EPISODES, NAMES, TOMBSTONES, KEPT_PARTS))
 
 
 def _timer_keys(key: bytes, value: bytes) -> list[bytes]:
@@ -327,6 +408,12 @@ def part_key(episode_id: str, name: str) -> bytes:
     """The key of what is known of a part."""
     episode = episode_id.encode()
     return b"".join((_PART_KEYS, len(episode).to_bytes(2), episode, bytes.fromhex(name)))
+
+
+def parts_prefix(episode_id: str) -> bytes:
+    """What the keys of what is known of an episode's parts, and no others, begin with."""
+    episode = episode_id.encode()
+    return b"".join((_PART_KEYS, len(episode).to_bytes(2), episode))
 
 
 def content_key(key: bytes) -> bytes:

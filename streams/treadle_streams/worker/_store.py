@@ -24,6 +24,7 @@ class PartitionStore:
         """`db` is the raw-mode Rdict that Faust opened; a database of another `identity` is emptied."""
         self._db = db
         self._write_batch = write_batch
+        self._siblings: Any = None
         known = db.get(_IDENTITY)
         if known != identity.encode():
             if known is not None:
@@ -48,7 +49,7 @@ class PartitionStore:
             batch.delete(key)
         if identity is not None:
             batch.put(_IDENTITY, identity)
-        self._db.write(batch)
+        self._write(batch)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See StateReader."""
@@ -61,6 +62,21 @@ class PartitionStore:
             if key >= bound:
                 return
             yield key, key[_ROW_AT:]
+
+    def keys(self, prefix: bytes, after: bytes = b"", limit: int = 0) -> list[bytes]:
+        """See StateReader. Nearly every interaction asks for its siblings: one iterator serves until the next write, at half the cost."""
+        if self._siblings is None:
+            self._siblings = self._db.iter()
+        iterator = self._siblings
+        iterator.seek(max(prefix, after + b"\0"))
+        found: list[bytes] = []
+        while iterator.valid() and (not limit or len(found) < limit):
+            key = bytes(iterator.key())
+            if not key.startswith(prefix):
+                break
+            found.append(key)
+            iterator.next()
+        return found
 
     def parked(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """See StateReader."""
@@ -76,7 +92,7 @@ class PartitionStore:
             _put(batch, key, value)
         batch.put(META_KEY, meta)
         batch.put(_APPLIED, b"%d" % changelog_offset)
-        self._db.write(batch)
+        self._write(batch)
 
     def replay(self, records: Iterable[tuple[bytes | None, bytes | None]], changelog_offset: int) -> None:
         """Apply changelog records up to `changelog_offset`. Index keys of replaced records stay and are skipped when found."""
@@ -89,6 +105,10 @@ class PartitionStore:
             else:
                 _put(batch, key, value)
         batch.put(_APPLIED, b"%d" % changelog_offset)
+        self._write(batch)
+
+    def _write(self, batch: Any) -> None:
+        self._siblings = None  # it would not see what is written, and keep files that are gone
         self._db.write(batch)
 
     def _keys(self, prefix: bytes) -> Iterator[bytes]:
