@@ -31,6 +31,7 @@ from treadle_streams.supervisor._overview import _workspace as workspace_view
 from treadle_streams.supervisor._plan import PARTS, environment, plan
 from treadle_streams.supervisor._process import last_line, members
 from treadle_streams.supervisor._reports import worker_reports as reports
+from treadle_streams.workspaces import Listed
 
 
 def settings(home: Path, **more: Any) -> Settings:
@@ -72,11 +73,25 @@ def test_the_public_names_are_all_there() -> None:
 
 
 def test_worker_and_snapshotter_are_one_process_a_workspace_trainer_and_guard_one_in_all(tmp_path: Path) -> None:
-    named = [spec.name for spec in plan(settings(tmp_path), PARTS, ["b", "a"])]
+    big = Listed(2, "")
+    named = [spec.name for spec in plan(settings(tmp_path), PARTS, {"b": big, "a": big})]
     assert named == ["worker-a", "worker-b", "snapshotter-a", "snapshotter-b", "trainer", "guard"]
-    assert [spec.name for spec in plan(settings(tmp_path), PARTS, [])] == ["trainer", "guard"]
-    only = plan(settings(tmp_path), ["worker"], ["a"])
+    assert [spec.name for spec in plan(settings(tmp_path), PARTS, {})] == ["trainer", "guard"]
+    only = plan(settings(tmp_path), ["worker"], {"a": big})
     assert [spec.argv for spec in only] == [(sys.executable, "-P", "-m", "treadle", "worker", "--workspace", "a")]
+
+
+def test_small_workspaces_share_one_worker_process(tmp_path: Path) -> None:
+    listed = {"big": Listed(2, ""), "one": Listed(1, ""), "two": Listed(1, "")}
+    specs = plan(settings(tmp_path), ["worker", "snapshotter"], listed)
+    assert [spec.name for spec in specs] == [
+        "workers",
+        "worker-big",
+        "snapshotter-big",
+        "snapshotter-one",
+        "snapshotter-two",
+    ]
+    assert specs[0].argv == (sys.executable, "-P", "-m", "treadle", "worker", "--small")
 
 
 def test_the_environment_gives_another_process_these_settings_and_all_workspaces(tmp_path: Path) -> None:

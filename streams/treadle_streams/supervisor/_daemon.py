@@ -14,12 +14,12 @@ from treadle.settings import Settings
 from treadle_schemas.moments import now as present
 
 from treadle_streams.supervisor._folder import RunFolder, SupervisorState
-from treadle_streams.supervisor._follower import Follower
 from treadle_streams.supervisor._keeper import BrokerKeeper
 from treadle_streams.supervisor._life import Restarts
 from treadle_streams.supervisor._plan import plan
 from treadle_streams.supervisor._process import ProcessId
 from treadle_streams.supervisor._supervisor import Event, ProcessSpec, Supervisor
+from treadle_streams.workspaces import Follower
 
 __all__ = ["serve"]
 
@@ -57,7 +57,7 @@ def serve(
         running: dict[str, ProcessSpec] = {}
         try:
             while not signals.count:
-                wanted = {spec.name: spec for spec in plan(settings, parts, follower.workspaces)}
+                wanted = {spec.name: spec for spec in plan(settings, parts, follower.listed)}
                 _arrange(supervisor, running, wanted)
                 supervisor.poll()
                 state = SupervisorState(

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from treadle.settings import Settings
 
 from treadle_streams.supervisor._supervisor import ProcessSpec
+from treadle_streams.workspaces import Listed
 
-__all__ = ["PARTS", "environment", "plan"]
+__all__ = ["PARTS", "POOL", "environment", "plan"]
 
 PARTS: Final = ("worker", "snapshotter", "trainer", "guard")
 """In the order of starting: each feeds the next."""
 
+POOL: Final = "workers"
+"""The process that joins all small workspaces."""
+
 _BY_WORKSPACE: Final = ("worker", "snapshotter")
-"""These are one process a workspace, `worker-WORKSPACE`: one that fails shows with its own reason and takes no other down. Trainer and
-guard are one process each, since a machine's device is for one job at a time; they find their workspaces in the registry."""
+"""These are one process a workspace, `worker-WORKSPACE`: one that fails shows with its own reason and takes no other down.
+The workers of small workspaces are the exception: one process, `workers`, joins them all. Trainer and guard are one process each, since a
+machine's device is for one job at a time; they find their workspaces in the registry."""
 
 _STOP_S: Final = {"worker": 20.0, "snapshotter": 10.0, "trainer": 20.0, "guard": 10.0}
 """The worker leaves its group in order, the trainer ends a running job; the others are quick."""
 
 
-def plan(settings: Settings, parts: Iterable[str], workspaces: Iterable[str]) -> list[ProcessSpec]:
+def plan(settings: Settings, parts: Iterable[str], workspaces: Mapping[str, Listed]) -> list[ProcessSpec]:
     """The processes for these workspaces, in the order of starting."""
-    chosen, served = set(parts), sorted(workspaces)
-    return [spec for part in PARTS if part in chosen for spec in _processes(settings, part, served)]
+    chosen = set(parts)
+    return [spec for part in PARTS if part in chosen for spec in _processes(settings, part, workspaces)]
 
 
 def environment(settings: Settings) -> dict[str, str | None]:
@@ -40,12 +45,15 @@ def environment(settings: Settings) -> dict[str, str | None]:
     }
 
 
-def _processes(settings: Settings, part: str, workspaces: list[str]) -> Iterator[ProcessSpec]:
+def _processes(settings: Settings, part: str, workspaces: Mapping[str, Listed]) -> Iterator[ProcessSpec]:
     # -P: a folder that happens to be the working directory must not shadow a package
     command = (sys.executable, "-P", "-m", "treadle", part)
     env, stop_s = environment(settings), _STOP_S[part]
     if part in _BY_WORKSPACE:
-        for name in workspaces:
+        shared = {name for name, listed in workspaces.items() if part == "worker" and listed.small}
+        if shared:
+            yield ProcessSpec(name=POOL, argv=(*command, "--small"), env=env, stop_s=stop_s)
+        for name in sorted(workspaces.keys() - shared):
             yield ProcessSpec(name=f"{part}-{name}", argv=(*command, "--workspace", name), env=env, stop_s=stop_s)
     else:
         yield ProcessSpec(name=part, argv=command, env=env, stop_s=stop_s)

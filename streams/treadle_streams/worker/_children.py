@@ -1,4 +1,4 @@
-"""One worker process for each workspace: follow the operators' list, start what is new, restart what fell, end what is gone."""
+"""A worker process for each workspace, one for all small ones: follow the operators' list, start what is new, restart what fell."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from treadle.errors import LogError
-
 from treadle_streams import workspaces
+from treadle_streams.workspaces import Listed
 
 __all__ = ["run_all"]
 
 _log = logging.getLogger(__name__)
 
-LOOK_S: Final = 2.0
-"""How often the list of workspaces is read."""
 _STEP_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0
 _STEADY_S: Final = 60.0
 """A worker that ran for so long starts again with the shortest wait."""
-_END_S: Final = 20.0
+_END_S: Final = 30.0
+_SMALL: Final = ("--small",)
 
 
 @dataclass(slots=True)
@@ -38,15 +36,17 @@ class _Child:
     again_at: float = field(default_factory=time.monotonic)
 
 
-def run_all(servers: str, command: Callable[[str], Sequence[str]] | None = None) -> int:
-    """Keep a worker for each workspace until SIGTERM or SIGINT, then end them all. Raises LogUnreachable at the start only."""
+def run_all(servers: str, command: Callable[[Sequence[str]], Sequence[str]] | None = None) -> int:
+    """Keep every workspace joined until SIGTERM or SIGINT, then end all workers. Raises LogUnreachable at the start only.
+
+    `command` makes a command line from a worker's arguments.
+    """
     make = command or (
-        lambda name: [
+        lambda arguments: [
             sys.executable,
             "-m",
             "treadle_streams.worker",
-            "--workspace",
-            name,
+            *arguments,
             "--parent-pid",
             str(os.getpid()),
         ]
@@ -54,31 +54,32 @@ def run_all(servers: str, command: Callable[[str], Sequence[str]] | None = None)
     quit_ = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: quit_.set())
-    children: dict[str, _Child] = {}
-    wanted = set(workspaces.names(servers))
-    looked = time.monotonic()
+    workspaces.names(servers)
+    follower = workspaces.Follower(servers).start()
+    children: dict[tuple[str, ...], _Child] = {}
     try:
         while not quit_.wait(_STEP_S):
-            if time.monotonic() - looked > LOOK_S:
-                looked = time.monotonic()
-                try:
-                    wanted = set(workspaces.names(servers))
-                except LogError as err:
-                    _log.warning("the list of workspaces cannot be read, going on with the last one: %s", err)
-            for name in sorted(children.keys() - wanted):
-                _end([children.pop(name)])
-            for name in sorted(wanted):
-                _keep(name, children.setdefault(name, _Child()), make)
+            wanted = _wanted(follower.listed)
+            for arguments in sorted(children.keys() - wanted):
+                _end([children.pop(arguments)])
+            for arguments in sorted(wanted):
+                _keep(arguments, children.setdefault(arguments, _Child()), make)
     finally:
+        follower.stop()
         _end(list(children.values()))
     return 0
 
 
-def _keep(name: str, child: _Child, make: Callable[[str], Sequence[str]]) -> None:
+def _wanted(listed: Mapping[str, Listed]) -> set[tuple[str, ...]]:
+    """The arguments of each worker process."""
+    return {_SMALL if entry.small else ("--workspace", name) for name, entry in listed.items()}
+
+
+def _keep(arguments: Sequence[str], child: _Child, make: Callable[[Sequence[str]], Sequence[str]]) -> None:
     now = time.monotonic()
     if child.process is None:
         if now >= child.again_at:
-            child.process, child.started = subprocess.Popen(make(name), stdin=subprocess.DEVNULL), now
+            child.process, child.started = subprocess.Popen(make(arguments), stdin=subprocess.DEVNULL), now
         return
     code = child.process.poll()
     if code is None:
@@ -86,7 +87,7 @@ def _keep(name: str, child: _Child, make: Callable[[str], Sequence[str]]) -> Non
     child.process = None
     child.wait_s = 0.5 if now - child.started > _STEADY_S else min(child.wait_s * 2, _LONGEST_BACKOFF_S)
     child.again_at = now + child.wait_s
-    _log.warning("worker of %s ended with %s; again in %.1f s", name, code, child.wait_s)
+    _log.warning("worker %s ended with %s; again in %.1f s", " ".join(arguments), code, child.wait_s)
 
 
 def _end(children: list[_Child]) -> None:

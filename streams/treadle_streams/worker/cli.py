@@ -14,14 +14,24 @@ __all__ = ["command"]
 
 @click.command("worker")
 @click.option(
-    "--workspace", "-w", help="Workspace to join; without it one process for each workspace, as they come and go."
+    "--workspace",
+    "-w",
+    help="Workspace to join; without it all, as they come and go: small ones in one process, others in one each.",
+)
+@click.option(
+    "--small", is_flag=True, help="Join all workspaces of one partition, as they come and go, in this process."
 )
 @click.option("--once-caught-up", is_flag=True, help="End with 0 as soon as everything that is there is joined.")
 @click.option("--parent-pid", type=int, hidden=True, help="End when this process is no longer the parent.")
 @click.option("--verbose", "-v", is_flag=True, help="Say more on stderr.")
 @pass_settings
 def command(
-    settings: Settings, workspace: str | None, once_caught_up: bool, parent_pid: int | None, verbose: bool
+    settings: Settings,
+    workspace: str | None,
+    small: bool,
+    once_caught_up: bool,
+    parent_pid: int | None,
+    verbose: bool,
 ) -> None:
     """Join interactions with their outcomes: grade rows, write .graded, .progress and .dead-letter.
 
@@ -36,6 +46,12 @@ def command(
     if not verbose:
         # while the broker is away it writes tens of lines a second; the clockwork says so once
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    if small:
+        if workspace or once_caught_up:
+            raise click.UsageError("--small goes with neither --workspace nor --once-caught-up")
+        from treadle_streams.worker._pool import run_pool
+
+        sys.exit(run_pool(settings.bootstrap_servers, settings.home, parent_pid))
     named = workspace or settings.workspace
     if named is None:
         if once_caught_up:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from treadle.errors import LogError
-from treadle.log import Admin, TailReader
-from treadle_schemas.errors import FieldError
+from treadle.log import Admin, Record, TailReader
+from treadle_schemas.canonical import loads
+from treadle_schemas.errors import ContractError, FieldError
 from treadle_schemas.ids import check_workspace
 from treadle_schemas.topics import CONTROL
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "Listed"]
 
-_log = logging.getLogger("treadle.supervisor")
+_log = logging.getLogger("treadle.workspaces")
 
 _POLL_S: Final = 0.5
 _RETRY_S: Final = 1.0
@@ -25,6 +28,21 @@ _STEADY_S: Final = 30.0
 """Following for so long ends the row."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the operators' topic says of a workspace."""
+
+    partitions: int
+    """Of each data topic."""
+    created_at: str
+    """Tells a workspace that was deleted and made again from the one before."""
+
+    @property
+    def small(self) -> bool:
+        """One partition: it shares a worker process with others of its kind, since it never needs more than a part of a core."""
+        return self.partitions == 1
+
+
 class Follower:
     """Keeps `workspaces` up to date. While Kafka is away it stays as it was."""
 
@@ -32,10 +50,15 @@ class Follower:
         self._servers = servers
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="workspace-follower", daemon=True)
-        self.workspaces: list[str] = []
-        """Sorted. Replaced as a whole, never changed."""
+        self.listed: Mapping[str, Listed] = {}
+        """By name, sorted. Replaced as a whole, never changed."""
         self.looked = threading.Event()
         """Set once the list was read for the first time."""
+
+    @property
+    def workspaces(self) -> list[str]:
+        """The names, sorted."""
+        return list(self.listed)
 
     def start(self) -> Follower:
         """Begin to follow."""
@@ -70,19 +93,19 @@ class Follower:
             self.looked.set()
             return  # nobody ever made a workspace
         reader = TailReader(self._servers, {where: admin.start_offsets([where])[where]})
-        known: set[str] = set()
+        known: dict[str, Listed] = {}
         try:
             while not self._end.is_set():
                 records = reader.poll(_POLL_S)
                 for record in records:
                     name = (record.key or b"").decode(errors="replace")
                     if record.value is None:
-                        known.discard(name)
+                        known.pop(name, None)
                     elif _is_workspace(name):
-                        known.add(name)
+                        known[name] = _listed(record)
                 if where in reader.at_end:
-                    if sorted(known) != self.workspaces:
-                        self.workspaces = sorted(known)
+                    if known != self.listed:
+                        self.listed = dict(sorted(known.items()))
                     self.looked.set()
         finally:
             reader.close()
@@ -94,3 +117,11 @@ def _is_workspace(name: str) -> bool:
     except FieldError:
         return False
     return True
+
+
+def _listed(record: Record) -> Listed:
+    try:
+        entry = loads(record.value or b"")
+        return Listed(int(entry["partitions"]), str(entry["created_at"]))
+    except (ContractError, KeyError, TypeError, ValueError):
+        return Listed(0, "")  # a newer treadle wrote it; its own worker will read its settings
