@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,23 @@ def test_vectors() -> None:
         )
     for vector in vectors["times"]:
         assert to_micros(vector["text"], "$") == vector["microseconds"]
+
+
+def test_another_language_comes_to_the_same_hashes_and_partitions(tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    script = Path(__file__).parents[2] / "examples" / "other_languages" / "hashes.mjs"
+
+    def check(folder: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([node, script, folder], capture_output=True, text=True, timeout=60, check=False)
+
+    ran = check(examples.FOLDER)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    changed = shutil.copytree(examples.FOLDER, tmp_path / "examples")
+    path = changed / "valid" / "parts.json"
+    path.write_text(path.read_text().replace("It is on its way.", "It is on its Way.", 1))
+    assert check(changed).returncode == 1
 
 
 # Headers.
@@ -332,6 +352,11 @@ def test_the_page_names_every_reason_and_header() -> None:
     for name in REQUIRED_HEADERS:
         assert f"`{name}`" in page, name
     assert "json/examples" in page
+    rows = re.findall(r"^\| `([^`]+)` \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    for key, hashed, *partitions in rows:
+        assert int(hashed) == murmur2(key.encode())
+        assert [int(p) for p in partitions] == [partition_of(key.encode(), count) for count in (3, 8, 12)]
 
 
 def test_a_finding_says_where() -> None:
