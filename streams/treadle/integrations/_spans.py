@@ -16,12 +16,14 @@ agent's span a call has the agent's name only if its own attributes say so.
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from treadle_schemas.errors import FieldError
+from treadle_schemas.moments import to_micros
 
 from treadle.integrations._formats import Asked, Reply
 from treadle.integrations._formats._genai import (
@@ -70,17 +72,22 @@ class _Span:
     kind: str
 
 
+_Known = dict[tuple[str, str], _Span]
+"""By trace and span id."""
+_Read = tuple[_Span, Asked, Reply]
+
+
 def calls_of(spans: Iterable[RawSpan | FieldError]) -> Calls:
     """The interactions of a batch, in its order. Raises nothing: what cannot be read is refused."""
     found = Calls()
-    known: dict[tuple[str, str], _Span] = {}
+    known: _Known = {}
     for raw in spans:
         if isinstance(raw, FieldError):
             found.refused.append(raw)
             continue
         said = Attributes.of(raw.attributes)
         known[raw.trace_id, raw.span_id] = _Span(raw, said, kind_of(said, raw.kind))
-    read: list[tuple[_Span, Asked, Reply]] = []
+    read: list[_Read] = []
     for span in known.values():
         if span.kind != "call":
             found.passed[span.kind] += 1
@@ -101,11 +108,12 @@ def calls_of(spans: Iterable[RawSpan | FieldError]) -> Calls:
         for above in _within_one_call(span, known)
         if above.kind == "call"
     }
+    callers = _Callers(read, known)
     for span, asked, reply in read:
         if (span.raw.trace_id, span.raw.span_id) in outer:
             found.passed["call around a call"] += 1
         else:
-            found.calls += _recorded(span, asked, reply, known, read)
+            found.calls += _recorded(span, asked, reply, known, callers)
     return found
 
 
@@ -122,13 +130,7 @@ def tags_of(said: Attributes) -> dict[str, str]:
     return {"conversation_id": said.session} if said.session else {}
 
 
-def _recorded(
-    span: _Span,
-    asked: Asked,
-    reply: Reply,
-    known: dict[tuple[str, str], _Span],
-    read: list[tuple[_Span, Asked, Reply]],
-) -> Iterator[dict[str, Any]]:
+def _recorded(span: _Span, asked: Asked, reply: Reply, known: _Known, callers: _Callers) -> Iterator[dict[str, Any]]:
     raw, above = span.raw, list(_above(span, known))
     agent = span.said.agent or next((one.said.name or one.raw.name for one in above if one.kind == "agent"), None)
     tool = next((one for one in above if one.kind == "tool"), None)
@@ -138,7 +140,7 @@ def _recorded(
         "episode_id": id_of(raw.trace_id),
         "agent": raw.service,
         "slot": slot_of(agent),
-        "parent_id": None if tool is None else _caller(tool, known, read),
+        "parent_id": None if tool is None else callers.of(tool),
         "subject": next((one.said.subject for one in around if one.said.subject), None),
         "tags": {**session, **asked.tags} or None,
         "model": reply.model or asked.model,
@@ -167,7 +169,7 @@ def _recorded(
         yield {name: given for name, given in said.items() if given is not None}
 
 
-def _above(span: _Span, known: dict[tuple[str, str], _Span]) -> Iterator[_Span]:
+def _above(span: _Span, known: _Known) -> Iterator[_Span]:
     """The spans that a span happened in, the nearest first."""
     seen = {span.raw.span_id}
     here: _Span | None = span
@@ -179,7 +181,7 @@ def _above(span: _Span, known: dict[tuple[str, str], _Span]) -> Iterator[_Span]:
         yield here
 
 
-def _within_one_call(span: _Span, known: dict[tuple[str, str], _Span]) -> Iterator[_Span]:
+def _within_one_call(span: _Span, known: _Known) -> Iterator[_Span]:
     """Those above a call up to the tool or the agent that made it."""
     for above in _above(span, known):
         if above.kind in ("tool", "agent"):
@@ -187,19 +189,33 @@ def _within_one_call(span: _Span, known: dict[tuple[str, str], _Span]) -> Iterat
         yield above
 
 
-def _caller(tool: _Span, known: dict[tuple[str, str], _Span], read: list[tuple[_Span, Asked, Reply]]) -> str | None:
-    """The interaction whose answer called a tool: by the call's id, else the latest of the same agent that ended before."""
-    wanted = tool.said.tool_call_id
-    agents = [one.raw.span_id for one in _above(tool, known) if one.kind == "agent"]
-    before: list[tuple[str, str]] = []
-    for span, _, reply in read:
-        raw = span.raw
-        if raw.trace_id != tool.raw.trace_id:
-            continue
-        calls = [c for s in reply.samples for m in s.messages for c in m.get("tool_calls") or ()]
-        if wanted is not None and any(call.get("id") == wanted for call in calls if isinstance(call, dict)):
-            return raw.span_id
-        mine = [one.raw.span_id for one in _above(span, known) if one.kind == "agent"]
-        if mine == agents and raw.ended_at <= tool.raw.started_at:
-            before.append((raw.ended_at, raw.span_id))
-    return max(before)[1] if before else None
+class _Callers:
+    """Which interaction called a tool: by the call's id, else the latest before it of the same agent."""
+
+    def __init__(self, read: list[_Read], known: _Known) -> None:
+        self._known = known
+        self._by_call: dict[tuple[str, str], str] = {}
+        self._ended: dict[tuple[str, str | None], list[tuple[int, str]]] = {}
+        for span, _, reply in read:
+            raw = span.raw
+            for call in (c for s in reply.samples for m in s.messages for c in m.get("tool_calls") or ()):
+                if isinstance(call, dict) and isinstance(call.get("id"), str):
+                    self._by_call[raw.trace_id, call["id"]] = raw.span_id
+            ended = (to_micros(raw.ended_at, raw.where), raw.span_id)
+            self._ended.setdefault(self._scope(span), []).append(ended)
+        for calls in self._ended.values():
+            calls.sort()
+
+    def of(self, tool: _Span) -> str | None:
+        """Of a tool's span."""
+        wanted = tool.said.tool_call_id
+        if wanted is not None and (tool.raw.trace_id, wanted) in self._by_call:
+            return self._by_call[tool.raw.trace_id, wanted]
+        calls = self._ended.get(self._scope(tool), [])
+        before = bisect.bisect_right(calls, to_micros(tool.raw.started_at, tool.raw.where), key=lambda call: call[0])
+        return calls[before - 1][1] if before else None
+
+    def _scope(self, span: _Span) -> tuple[str, str | None]:
+        """The nearest agent or tool that a span happened in."""
+        around = (above.raw.span_id for above in _above(span, self._known) if above.kind in ("tool", "agent"))
+        return span.raw.trace_id, next(around, None)
