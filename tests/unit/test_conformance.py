@@ -324,6 +324,21 @@ def test_an_example_itself_can_be_checked(path: Path) -> None:
     assert result.exit_code == (0 if path in VALID else 1), result.output
 
 
+def test_a_list_and_a_single_record_are_files_too(tmp_path: Path) -> None:
+    for number, said in enumerate(([base(), base()], base())):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(said, indent=1))
+        summary = json.loads(cli("--file", path, "--json").stdout.splitlines()[-1])
+        assert (summary["conforming"], summary["records"]) == (True, 2 - number)
+
+
+def test_a_file_without_a_workspace_is_not_one_of_a_workspace(tmp_path: Path) -> None:
+    record = base()
+    del record["headers"]["ce_workspace"]
+    (tmp_path / "f.jsonl").write_text(json.dumps(record))
+    assert "malformed  headers.ce_workspace: is missing" in cli("--file", tmp_path / "f.jsonl").stdout
+
+
 def test_an_empty_file_does_not_conform(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     result = cli("--file", tmp_path / "empty.jsonl")

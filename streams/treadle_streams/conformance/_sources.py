@@ -19,7 +19,8 @@ __all__ = ["Place", "from_file", "from_topics"]
 
 Kind = Literal["interactions", "outcomes"]
 KINDS: Final[tuple[Kind, ...]] = ("interactions", "outcomes")
-MAX_FILE_BYTES: Final = 1 << 30
+MAX_DOCUMENT_BYTES: Final = 64 * 1024 * 1024
+"""Largest file that is read as one JSON document; JSON lines may be of any length."""
 
 
 class Place(NamedTuple):
@@ -44,7 +45,7 @@ class Place(NamedTuple):
 def from_file(path: Path) -> Iterator[tuple[Place, SentRecord | str]]:
     """Each record of a file, or the text of what is wrong with its line: JSON lines, a JSON list, or one example with `records`."""
     name = path.name
-    if path.stat().st_size <= MAX_FILE_BYTES and (whole := _as_one(path)) is not None:
+    if (whole := _as_one(path)) is not None:
         yield from ((Place(name, number), _record(said)) for number, said in enumerate(whole, 1))
         return
     with path.open("rb") as lines:
@@ -60,6 +61,9 @@ def from_file(path: Path) -> Iterator[tuple[Place, SentRecord | str]]:
 
 
 def _as_one(path: Path) -> list[Any] | None:
+    """The records of a file that is one document; None for JSON lines."""
+    if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        return None
     try:
         said = loads(path.read_bytes())
     except FieldError:
