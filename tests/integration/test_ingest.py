@@ -8,6 +8,8 @@ import hmac
 import http.client
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -346,6 +348,26 @@ def test_tokens_are_made_rotated_and_revoked_while_it_runs(world: World, broker:
     assert "does not exist" in unknown.stderr
 
 
+def test_the_lines_of_the_page_work(world: World) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not on this machine")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "ingest.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"<!-- ingest-example -->\n```sh\n(.*?)```", page, re.DOTALL)
+
+    def run(line: str, **variables: str) -> dict[str, Any]:
+        line = line.replace("127.0.0.1:8484", f"127.0.0.1:{world.receiver.port}").replace(
+            "/v1/shop/", f"/v1/{world.shop}/"
+        )
+        env = {**os.environ, "TOKEN": world.token, **variables}
+        done = subprocess.run(["sh", "-c", line], env=env, capture_output=True, text=True, check=True)
+        return dict(json.loads(done.stdout)["results"][0])
+
+    handle = run(first)["handle"]
+    outcome = run(second, HANDLE=handle)["outcome_id"]
+    (value,) = world.arrived(world.shop, "outcomes", [outcome])
+    assert (value["interaction_id"], value["value"]) == (Handle.parse(handle).interaction_id, 1.0)
+
+
 # --- GitHub ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +453,11 @@ def test_what_was_acknowledged_without_kafka_arrives_after_a_kill(
         too_much = first.post(path, interaction("much", task_id="t", tags={"x": "y" * 190_000}), token=token)
         assert (too_much.status, too_much.code) == (503, "spool_full")
         assert int(too_much.headers["retry-after"]) > 0
+        part = [interaction("4-9"), interaction("much", tags={"x": "y" * 190_000}), interaction("behind")]
+        some = first.post(path, part, token=token)
+        assert (some.status, [r["status"] for r in some.body["results"]]) == (207, ["accepted", "refused", "refused"])
+        assert some.body["results"][2]["error"]["code"] == "spool_full", "what is behind it keeps its place"
+        assert int(some.headers["retry-after"]) > 0
         first.process.kill()
         first.process.wait()
     wanted = [f"{n}-{i}" for n in range(5) for i in range(10)]
@@ -446,6 +473,7 @@ def test_a_spool_that_cannot_be_written_is_refused_not_acknowledged(tmp_path: Pa
         said = running.post("/v1/shop/interactions", interaction("x"), token=token)
         assert (said.status, said.code) == (503, "spool_unwritable")
         assert said.body["error"]["retriable"] is True
+        assert running.ask("GET", "/readyz").status == 503
 
 
 def test_sigterm_finishes_what_has_begun_and_ends_in_order(broker: str, workspace_name: str, tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ class EventRecorder(Recorder):
         assert isinstance(self._delivery, _FileDelivery)
         self._delivery.open(self._ledger.settle)
 
+    def complain(self, err: Exception) -> None:
+        """Log why events are refused, at most once in ten seconds."""
+        self._complain(f"workspace {self.workspace}: events are refused, {type(err).__name__}", err)
+
     def sync(self) -> None:
         """Wait for the disk. Raises OSError."""
         assert isinstance(self._delivery, _FileDelivery)
@@ -99,7 +103,7 @@ class Desk:
         folder = self._settings.spool_folder
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
-        return os.access(folder, os.W_OK)
+        return folder.is_dir() and os.access(folder, os.W_OK)
 
     def take(self, workspace: str, event: Prepared) -> None:
         """Accept one event into the workspace's file. Call `sync` before it is acknowledged. Raises Invalid, NotNow."""
@@ -109,15 +113,12 @@ class Desk:
             raise Invalid(str(err), code="redaction_refused") from None
         except FieldError as err:
             raise Invalid(err.problem, field=err.field) from None
-        except SpoolFull:
-            # the message names a folder of this machine
-            _LOG.warning("workspace %s: the spool is full, events are refused", workspace)
-            raise NotNow("the receiver's spool is full", code="spool_full", retry_after_s=FULL_RETRY_S) from None
-        except SpoolUnwritable as err:
-            _LOG.warning("workspace %s: events are refused: %s", workspace, err)
-            raise NotNow(
-                "the receiver cannot write its spool", code="spool_unwritable", retry_after_s=FULL_RETRY_S
-            ) from None
+        except (SpoolFull, SpoolUnwritable) as err:
+            # the message names a folder of this machine: for the log only
+            self._of(workspace).complain(err)
+            if isinstance(err, SpoolFull):
+                raise NotNow("the receiver's spool is full", code="spool_full", retry_after_s=FULL_RETRY_S) from None
+            raise _unwritable() from None
         except RecorderClosed:
             raise NotNow("the receiver is stopping", code="stopping") from None
 
@@ -126,10 +127,8 @@ class Desk:
         try:
             self._of(workspace).sync()
         except OSError as err:
-            _LOG.error("workspace %s: the spool cannot be synced: %s", workspace, err.strerror)
-            raise NotNow(
-                "the receiver cannot write its spool", code="spool_unwritable", retry_after_s=FULL_RETRY_S
-            ) from None
+            self._of(workspace).complain(err)
+            raise _unwritable() from None
 
     def close(self, timeout_s: float) -> int:
         """Wait for Kafka for at most `timeout_s` over all workspaces; how many events stay in the spool."""
@@ -152,6 +151,10 @@ class Desk:
                 found = EventRecorder(workspace, agent=SOURCE_AGENT, settings=self._settings, raise_errors=True)
                 self._recorders[workspace] = found
             return found
+
+
+def _unwritable() -> NotNow:
+    return NotNow("the receiver cannot write its spool", code="spool_unwritable", retry_after_s=FULL_RETRY_S)
 
 
 def _left_behind(spool: Path) -> set[str]:

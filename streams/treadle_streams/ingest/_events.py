@@ -10,6 +10,7 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import unquote
 
 from treadle import targets
 from treadle.errors import TargetError
@@ -208,6 +209,8 @@ def _structured(value: Any, kind: str | None, cloud: bool) -> Given | Refused:
 
 
 def _binary(value: Any, headers: Mapping[str, str]) -> Given | Refused:
+    # header values are percent-encoded (CloudEvents, HTTP binding, section 3.1.3.2)
+    headers = {name: unquote(text) for name, text in headers.items() if name.startswith("ce-")}
     version = headers.get("ce-specversion", "1.0")
     if not version.startswith("1."):
         return Invalid(f"{shown(version)} is no version that is read here", field="ce-specversion")

@@ -14,7 +14,7 @@ from treadle_streams.ingest._access import Access
 from treadle_streams.ingest._app import make_app
 from treadle_streams.ingest._desk import Desk
 from treadle_streams.ingest._settings import IngestSettings
-from treadle_streams.ingest.errors import AddressInUse
+from treadle_streams.ingest.errors import AddressInUse, IngestError
 
 __all__ = ["serve"]
 
@@ -25,7 +25,7 @@ def serve(settings: Settings, own: IngestSettings, announce: Callable[[str], Non
     """Receive until SIGTERM or SIGINT. `announce` is called with the address once connections are taken.
 
     At the signal open requests are finished, then Kafka is waited for; what it does not have by then stays in the spool.
-    Raises SettingError, AddressInUse, AccessFileUnusable.
+    Raises SettingError, IngestError.
     """
     if settings.disabled:
         raise SettingError("TREADLE_DISABLED is set: a receiver that captures nothing would acknowledge what it loses")
@@ -56,6 +56,8 @@ def serve(settings: Settings, own: IngestSettings, announce: Callable[[str], Non
             host, port = listener.getsockname()[:2]
             announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             server.run(sockets=[listener])
+            if not server.started:
+                raise IngestError("the receiver could not start; its log says why")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
