@@ -117,7 +117,7 @@ def test_a_client_with_another_partitioner_is_found_out(broker: str, workspace_n
     """librdkafka's own default, and none of the headers that the contract asks for but for the type and the workspace."""
     create(broker, workspace_name)
     producer = Producer({"bootstrap.servers": broker})
-    headers = [("ce_type", codec.INTERACTION), ("ce_workspace", workspace_name)]
+    headers: dict[str, str | bytes | None] = {"ce_type": codec.INTERACTION, "ce_workspace": workspace_name}
     for n in range(20):
         value = {
             "interaction_id": f"i-{n}",
