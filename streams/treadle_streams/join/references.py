@@ -42,7 +42,7 @@ from treadle_streams.join.errors import StateError
 from treadle_streams.join.grading import Grading
 from treadle_streams.join.ledger import known_headers
 from treadle_streams.join.retention import Endings
-from treadle_streams.join.state import NEVER_MS, ROWS, Captured, RowState, Seen, index_keys
+from treadle_streams.join.state import NEVER_MS, ROWS, Captured, RowState, index_keys
 
 __all__ = ["MAX_TARGETS", "ByName", "NameState", "Names", "announcements", "decode_name", "encode_name"]
 
@@ -175,8 +175,8 @@ class Names:
         raw = arrival.value or b""
         return self._hold(event.named, raw, arrival, event.import_id, met=met)
 
-    def announce(self, event: AnnouncementEvent, own: Iterable[Seen] = ()) -> Refused | None:
-        """Take in a row of a name. `own` are the outcomes of the row of that very id: those keyed by the id alone count too."""
+    def announce(self, event: AnnouncementEvent, own: RowState | None) -> Refused | None:
+        """Take in a row of a name. `own` is the row of that very id: what it keeps that was keyed by the id alone is for this one too."""
         entry = self._entry(event.named, event.announcement.kind, event.announcement.name)
         state = entry.state
         assert state is not None
@@ -187,7 +187,9 @@ class Names:
         if len(state.targets) >= MAX_TARGETS:
             detail = f"the name stands for {MAX_TARGETS} rows; outcomes that are keyed by it do not reach this one"
             return Refused(event.arrival, "row_full", detail)
-        for seen in own:
+        if said.kind == "interaction" and (state.targets or (own is not None and own.captured is not None)):
+            self._meta.count("shared_ids")
+        for seen in () if own is None else own.outcomes.values():
             source = loads(seen.raw)
             if source.get("episode_id") is None and source.get("interaction_id") == said.name:
                 partition = event.arrival.partition if seen.partition < 0 else seen.partition
@@ -205,6 +207,7 @@ class Names:
         self._touched[key] = None
         for waiting in state.events:
             waiting.met = True
+        self._meta.count("shared_ids", int(bool(state.targets)))
         return [self._arrival(state.name, waiting) for waiting in state.events]
 
     def forget(self, key: bytes, raws: set[bytes]) -> None:
@@ -376,8 +379,7 @@ class ByName:
 
     def announced(self, event: AnnouncementEvent) -> None:
         """Take in a row that a name stands for."""
-        row = self._row(event.key) if event.key else None
-        refused = self._names.announce(event, () if row is None else row.outcomes.values())
+        refused = self._names.announce(event, self._row(event.key) if event.key else None)
         if refused is not None:
             self._refuse(refused)
 
