@@ -213,7 +213,7 @@ def test_every_environment_variable_is_documented_and_every_documented_one_exist
 
 
 def test_the_settings_modules_document_their_own_variables() -> None:
-    for module_name in ("treadle.settings", "treadle_streams.broker._settings"):
+    for module_name in ("treadle.settings", "treadle_streams.broker._settings", "treadle_streams.ingest._settings"):
         module = importlib.import_module(module_name)
         declared = set(re.findall(r"^\| (TREADLE_\w+) \|", module.__doc__ or "", re.MULTILINE))
         read_here = set(re.findall(r'env\.get\(\s*"(TREADLE_\w+)"', inspect.getsource(module)))
