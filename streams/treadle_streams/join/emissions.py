@@ -39,9 +39,12 @@ class Emission:
 
 
 def graded_hash(captured: Captured, grade: Grade, tail: bytes = b"") -> str:
-    """Fingerprint of a graded row's content: interaction, grade, side of the split, and the `tail` (rights, erasure)."""
+    """Fingerprint of a graded row's content: interaction, grade, side of the split, and the `tail` (rights, erasure, feedback)."""
     digest = hashlib.sha256(_grade_bytes(grade))
     digest.update(captured.side.encode() + b"\0" + tail)
+    if captured.task_id is None:
+        # by the interaction alone while it is alone; another step may decide it later
+        digest.update(captured.group.encode())
     digest.update(captured.body)
     return digest.hexdigest()[:32]
 

@@ -44,11 +44,13 @@ class MemoryPartition:
         graded_at: str = "2026-01-01T00:00:00Z",
         positions: Mapping[str, int] | None = None,
         at_end_ms: Mapping[str, int] | None = None,
+        most: int | None = None,
     ) -> list[Emission]:
-        """One batch, and the ones that follow at once because time has made more rows due. Returns what they wrote."""
+        """One batch, and the ones that follow at once because more rows are due, `most` in all. Returns what they wrote."""
         written: list[Emission] = []
         batch: Iterable[Arrival] = arrivals
-        while True:
+        while most is None or most > 0:
+            most = None if most is None else most - 1
             made = plan(
                 self.partition,
                 self.meta,
