@@ -236,6 +236,19 @@ def test_everything_that_is_down_is_a_problem_with_its_reason(tmp_path: Path) ->
     assert problems(broken, True, [good]) == ["broker: failing: port taken"]
 
 
+def test_a_small_workspace_that_a_shared_worker_took_out_is_a_problem_with_its_reason(tmp_path: Path) -> None:
+    write_report(tmp_path, "worker-shop.json", "shop", state="failing", error="no such topic")
+    view = workspace_view("shop", reports(tmp_path / "run")["shop"])
+    assert (view.worker, view.error) == ("failing", "no such topic")
+    pool = state(tmp_path, process("workers", "running"))
+    silent = WorkspaceView(workspace="toys", worker="stale")
+    assert problems(pool, True, [view, silent]) == [
+        "workspace shop: not joined: no such topic",
+        "workers: runs, but does not report on toys (log: /log)",
+    ]
+    assert problems(None, False, [view]) == ["workspace shop: not joined: no such topic"]
+
+
 @pytest.mark.parametrize(
     ("reachable", "found", "code"), [(True, [], 0), (True, ["x"], 1), (False, [], 5), (False, ["x"], 5)]
 )

@@ -17,6 +17,7 @@ from treadle_schemas.topics import CONTROL, topic
 from treadle_streams import workspaces
 from treadle_streams.broker import DockerBroker, LocalBroker
 from treadle_streams.supervisor._folder import RunFolder, SupervisorState
+from treadle_streams.supervisor._plan import POOL
 from treadle_streams.supervisor._reports import worker_reports
 from treadle_streams.supervisor._supervisor import ProcessStatus
 
@@ -54,7 +55,10 @@ class WorkspaceView(msgspec.Struct, frozen=True, kw_only=True):
 
     workspace: str
     worker: str
-    """running, recovering, waiting: by its own word; stale: it has not reported for a while; absent: none reports on this machine."""
+    """running, recovering, waiting: by its own word; failing: a shared worker took it out and tries again; stale: no report for a while;
+    absent: none reports on this machine."""
+    error: str = ""
+    """Why it is failing."""
     captured: int | None = None
     pending: int | None = None
     settled: int | None = None
@@ -159,10 +163,11 @@ def _processes(state: SupervisorState | None, alive: bool) -> list[ProcessStatus
 
 def _problems(state: SupervisorState | None, alive: bool, views: list[WorkspaceView]) -> list[str]:
     found: list[str] = []
-    if state is None and not any(view.worker in ("running", "recovering", "waiting") for view in views):
+    if state is None and not any(view.worker in ("running", "recovering", "waiting", "failing") for view in views):
         found.append("nothing runs here: start it with `treadle up`")
     if state is not None and not alive:
         found.append("the supervisor is gone without having stopped its processes: start it with `treadle up`")
+    found += [f"workspace {v.workspace}: not joined: {v.error}" for v in views if v.worker == "failing"]
     if state is None or not alive:
         return found
     if state.broker.state in ("restarting", "failing"):
@@ -172,11 +177,12 @@ def _problems(state: SupervisorState | None, alive: bool, views: list[WorkspaceV
             found.append(f"{process.name}: {process.state}: {process.reason} (log: {process.log})")
     started = {process.name: process for process in state.processes}
     for view in views:
-        worker = started.get(f"worker-{view.workspace}")
+        worker = started.get(f"worker-{view.workspace}") or started.get(POOL)
         if view.worker in ("stale", "absent") and worker is not None and worker.state == "running":
             silent_s = (to_micros(now(), "now") - to_micros(worker.since, "since")) / 1e6
             if silent_s > _START_S:
-                found.append(f"{worker.name}: runs, but does not report (log: {worker.log})")
+                what = f" on {view.workspace}" if worker.name == POOL else ""
+                found.append(f"{worker.name}: runs, but does not report{what} (log: {worker.log})")
     return found
 
 
@@ -198,6 +204,7 @@ def _workspace(name: str, report: dict[str, Any] | None) -> WorkspaceView:
     return WorkspaceView(
         workspace=name,
         worker=str(report.get("state", "waiting")) if report["fresh"] else "stale",
+        error=str(report.get("error", "")),
         captured=report.get("captured"),
         pending=report.get("pending"),
         settled=report.get("settled"),

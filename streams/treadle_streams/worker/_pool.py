@@ -64,6 +64,7 @@ class _Tenant:
         self.workspace = settings.workspace
         self.seat: PoolSeat | None = None
         self._settings, self._shared, self._threads, self._starts = settings, shared, threads, starts
+        self._instance = 0
         self._quit = asyncio.Event()
         self._task = asyncio.create_task(self._live())
 
@@ -93,9 +94,8 @@ class _Tenant:
         loop = asyncio.get_running_loop()
         async with self._starts:
             workspace, folder, instance, lock = await loop.run_in_executor(self._threads, self._prepare)
-            status = StatusFile(
-                status_path(self._settings.home, self._settings.workspace, instance), workspace.workspace
-            )
+            self._instance = instance
+            status = self._status_file()
             try:
                 self.seat = PoolSeat(self._shared, self._settings, workspace, folder, status)
                 running = asyncio.create_task(self.seat.run(self._quit))
@@ -115,9 +115,12 @@ class _Tenant:
         check_topics(self._settings, workspace, self._shared.admin)
         return workspace, *state_folder(self._settings)
 
+    def _status_file(self) -> StatusFile:
+        return StatusFile(status_path(self._settings.home, self.workspace, self._instance), self.workspace)
+
     async def _pause(self, err: Exception, wait_s: float, failures: int) -> None:
         until = time.monotonic() + wait_s
-        status = StatusFile(status_path(self._settings.home, self._settings.workspace), self._settings.workspace)
+        status = self._status_file()
         while not self._quit.is_set() and (left := until - time.monotonic()) > 0:
             status.write(
                 {
