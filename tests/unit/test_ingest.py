@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import logging
+import socket
 import stat
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from treadle_streams.ingest import Access, IngestSettings
 from treadle_streams.ingest._body import Bodies
 from treadle_streams.ingest._events import Given, given, prepared
 from treadle_streams.ingest._github import Ignored, outcomes_of, payload_of
+from treadle_streams.ingest._server import _listening
 from treadle_streams.ingest.errors import (
     AccessFileUnusable,
     Invalid,
@@ -379,6 +381,16 @@ def test_a_setting_that_makes_no_sense_ends_it_with_2(
     done = CliRunner().invoke(main, ["ingest"])
     assert done.exit_code == 2
     assert says in done.output
+
+
+def test_an_address_in_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TREADLE_HOME", str(tmp_path))
+    with _listening("127.0.0.1", 0) as taken:
+        assert taken.proto == socket.IPPROTO_TCP, "what asyncio needs to send answers without delay"
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(main, ["ingest", "--port", str(port)])
+    assert done.exit_code == 2
+    assert f"127.0.0.1:{port} cannot be listened on" in done.output
 
 
 def test_it_needs_only_its_own_extra() -> None:
