@@ -26,7 +26,8 @@ class Bench:
 
     def __init__(self, **changes: Any) -> None:
         metrics = (Metric(name="reward", required=True, aggregate="sum"),)
-        settings = WorkspaceSettings(**({"workspace": "shop", "partitions": 4, "metrics": metrics} | changes))
+        plain: dict[str, Any] = {"workspace": "shop", "partitions": 4, "metrics": metrics}
+        settings = WorkspaceSettings(**(plain | changes))
         self.memory = MemoryWorkspace(Grading(settings), T0_MS)
 
     def interaction(self, interaction_id: str, episode_id: str | None = None, *references: str, **changes: Any) -> None:

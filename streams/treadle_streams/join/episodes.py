@@ -16,7 +16,7 @@ from treadle_streams.join.credit import ended_by_word, idle_ms
 from treadle_streams.join.episode_state import EpisodeState, Step, decode_episode, encode_episode, step_of
 from treadle_streams.join.grading import Grading
 from treadle_streams.join.kept import surviving
-from treadle_streams.join.ledger import Taken, take_outcome, take_retract, take_right
+from treadle_streams.join.ledger import Taken, kept_arrival, take_outcome, take_retract, take_right
 from treadle_streams.join.state import NEVER_MS, RowState, Seen, episode_key, index_keys, row_key, row_prefix
 from treadle_streams.join.working import Rows
 
@@ -42,7 +42,9 @@ class EpisodeReader(Protocol):
 class Changes(Protocol):
     """What a plan writes."""
 
+    partition: int
     puts: dict[bytes, bytes]
+    deletes: list[bytes]
     drop_index: list[bytes]
     more: bool
 
@@ -78,6 +80,8 @@ class _Entry:
     changed: bool = False
     recount: bool = False
     drained: bool = False
+    again_ms: int = 0
+    """When to see next whether it is over, although its time is."""
 
 
 class Episodes:
@@ -166,10 +170,15 @@ class Episodes:
             if state is None or not (entry.changed or state.version != version or self._first_has_parts(state)):
                 continue
             if entry.recount:
+                first = state.first
                 state.forget_steps()
                 for row in self._rows.each(self._rows.keys_of(state.episode_id)):
                     if row.captured is not None:
                         state.take_step(row)
+                if first is not None and self._rows.get(row_key(state.episode_id, first.interaction_id)).row is None:
+                    state.first = (
+                        first if state.first is None else min(first, state.first)
+                    )  # it ended, and stays the first
             state.imports = {name for name in state.imports if import_open(name)}
             self._regroup(state, entry.was)
             self._list(entry, state, clock_ms)
@@ -186,6 +195,31 @@ class Episodes:
         entry.changed = True
         return self._drain(entry)
 
+    def end(self, key: bytes, clock_ms: int, ended: Callable[[bytes], int | None]) -> list[Refused]:
+        """The timer of an episode: end it with its last row. What was said of one that never had a row ends as an orphan."""
+        episode_id = key[1:].decode()
+        entry = self._get(episode_id)
+        state = entry.state
+        if state is None or entry.before is None or state.todo or clock_ms <= self._ends_ms(state):
+            return []
+        if entry.changed or any(ended(row) is None for row in self._rows.keys_of(episode_id)):
+            entry.changed = True
+            entry.again_ms = clock_ms + self._grading.keep_ms
+            return []
+        self._meta.count("episodes", -1)
+        self._meta.count("orphans", -_waits(entry.was))
+        self._out.deletes.append(key)
+        self._out.drop_index.extend(index_keys(key, entry.before))
+        entry.state = None
+        if state.steps:
+            return []
+        workspace, detail = (
+            self._grading.settings.workspace,
+            f"no interaction of episode {episode_id!r} came in its time",
+        )
+        said = (kept_arrival(seen, self._out.partition, workspace) for seen in state.outcomes.values())
+        return [Refused(arrival, "orphan", detail) for arrival in said]
+
     def spent(self) -> bool:
         """Has this transaction all the rows that changes of episodes may bring?"""
         return self._spread_rows >= MAX_ROWS or self._spread_bytes >= MAX_BYTES
@@ -195,6 +229,8 @@ class Episodes:
         for name, entry in self._entries.items():
             if entry.state is None or not entry.changed:
                 continue
+            if not entry.state.todo:
+                entry.state.deadline_ms = max(self._ends_ms(entry.state), entry.again_ms)
             key, value = episode_key(name), encode_episode(entry.state)
             self._meta.count("episodes", int(entry.before is None))
             waited = entry.before is not None and _waits(entry.was)
@@ -204,6 +240,12 @@ class Episodes:
                 if entry.before is not None:
                     kept = index_keys(key, value)
                     self._out.drop_index.extend(k for k in index_keys(key, entry.before) if k not in kept)
+
+    def _ends_ms(self, state: EpisodeState) -> int:
+        """The clock after which it ends: just behind its latest row, or what was said of it last."""
+        said_ms = 0 if state.append_ms == NEVER_MS else state.append_ms
+        newest_ms = max([state.appended_ms, said_ms, *(seen.append_ms for seen in state.outcomes.values())])
+        return min(newest_ms + self._grading.keep_ms + 1, NEVER_MS)
 
     def _get(self, episode_id: str) -> _Entry:
         if episode_id not in self._entries:
@@ -233,8 +275,8 @@ class Episodes:
         if not state.taskless or state.first is None:
             state.group = ""
         elif not state.group or state.first != was.first or self._first_has_parts(state):
-            first = next(self._rows.each([row_key(state.episode_id, state.first.interaction_id)]))
-            state.group = self._group_of(first)
+            for first in self._rows.each([row_key(state.episode_id, state.first.interaction_id)]):
+                state.group = self._group_of(first)
 
     def _list(self, entry: _Entry, state: EpisodeState, clock_ms: int) -> None:
         """Put the rows to be graded anew on the episode's list."""

@@ -24,7 +24,7 @@ from treadle_streams.join.arrivals import (
     as_written,
     understand,
 )
-from treadle_streams.join.clock import ImportState, advanced
+from treadle_streams.join.clock import IMPORT_PATIENCE_MS, ImportState, advanced
 from treadle_streams.join.contents import Contents
 from treadle_streams.join.emissions import Emission, dead_letter
 from treadle_streams.join.episodes import Episodes
@@ -252,10 +252,12 @@ class _Batch:
 
     def _due(self, key: bytes) -> int:
         """The timer of what is no row; bytes read."""
-        if key.startswith(EPISODES):
-            return self._go_on_with_episode(key)
         size = 0
-        if key.startswith(NAMES):
+        if key.startswith(EPISODES):
+            size = self._go_on_with_episode(key)
+            for orphan in self.episodes.end(key, self.meta.clock_ms, self.endings.ended):
+                self._refuse(orphan)
+        elif key.startswith(NAMES):
             size, orphans = self.names.due(key, self.meta.clock_ms)
             for orphan in orphans:
                 self._refuse(orphan)
@@ -405,7 +407,9 @@ class _Batch:
                 return
         else:
             ends_ms = row_ends_ms(row, keep_ms)
-            if clock_ms > ends_ms and not row.imports:
+            if clock_ms > ends_ms and row.imports:
+                ends_ms = clock_ms + IMPORT_PATIENCE_MS
+            elif clock_ms > ends_ms:
                 if row.captured is not None and not row.settled:
                     self._refuse(unsettled(row, row.captured, self.out.partition, self._grading.settings.workspace))
                 self._end(key, entry)
