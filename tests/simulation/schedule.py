@@ -1,0 +1,177 @@
+"""One schedule: a seed to a history, workers, faults, and the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from random import Random
+from typing import Final
+
+from treadle_schemas import Metric, WorkspaceSettings
+from treadle_schemas.workspace import Credit
+from treadle_streams.join import INPUTS, Grading
+
+from simulation.cluster import Cluster
+from simulation.events import WORKSPACE, draw
+from simulation.faults import Faults
+from simulation.log import Entry
+from simulation.process import Process
+from simulation.scheduler import Scheduler
+from simulation.verdict import verdict
+
+__all__ = ["Result", "run"]
+
+_BUSY_S: Final = 22.0
+"""Events and faults come in this time."""
+_PATIENCE_S: Final = 120.0
+"""After the last fault everything must be joined, and settled, within this time."""
+_FAR_MS: Final = 48 * 3_600_000
+"""The broker's clock is set ahead by this at the end: then every row's time is up, and none has expired."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a schedule."""
+
+    seed: int
+    events: int
+    faults: Counter[str]
+    coverage: Counter[tuple[str, str]]
+    ends: Counter[str]
+    violations: list[str]
+    trace: list[str] | None = field(default=None, repr=False)
+    """Every step in words, where asked for: two runs of one seed agree on it."""
+
+
+@cache
+def _settings(partitions: int) -> tuple[WorkspaceSettings, Grading]:
+    settings = WorkspaceSettings(
+        workspace=WORKSPACE,
+        partitions=partitions,
+        metrics=(
+            Metric(name="reward", required=True, horizon_s=6.0),
+            Metric(name="score", aggregate="mean", horizon_s=12.0, absent=0.5),
+            Metric(name="done", type="bool", level="episode", horizon_s=6.0),
+        ),
+        credit=Credit(rule="discounted", gamma=0.5),
+        reward="reward + COALESCE(score, 0)",
+        grace_s=1.0,
+        created_at="2026-01-01T00:00:00Z",
+    )
+    return settings, Grading(settings)
+
+
+def run(seed: int, *, only: frozenset[str] | None = None, trace: bool = False) -> Result:
+    """Run one schedule. `only` leaves out all faults but these (see Faults)."""
+    scheduler = Scheduler(seed)
+    if trace:
+        scheduler.trace = []
+    draws = Random(seed ^ 0x5EED)
+    settings, grading = _settings(draws.choice((2, 3, 4)))
+    faults = Faults(Random(seed ^ 0xFA17), 1.0, _BUSY_S, only)
+    cluster = Cluster(scheduler, settings, faults)
+    history = draw(draws, settings.partitions, draws.randint(50, 60))
+    bursts = [draws.uniform(0.1, _BUSY_S) for _ in range(8)]
+    events = 0
+    for events_of_one in history:
+        at_s = draws.choice(bursts) + draws.uniform(0.0, 0.2) if draws.random() < 0.8 else draws.uniform(0.1, _BUSY_S)
+        for event in events_of_one:
+            events += 1
+            entry = Entry(event.key, event.value, event.headers, 0, kind=event.kind)
+            scheduler.after(
+                at_s, lambda place=(event.topic, event.partition), entry=entry: _append(cluster, place, entry)
+            )  # type: ignore[misc]
+            at_s += draws.choice((0.0, 0.0, draws.uniform(0.0, 3.0)))
+    for _ in range(2):
+        jump_ms = draws.randint(2_000, 15_000)
+        scheduler.after(draws.uniform(2.0, _BUSY_S), lambda jump_ms=jump_ms: _jump(cluster, jump_ms))  # type: ignore[misc]
+    cluster.wanted |= {"a", "b"}
+    for name in ("a", "b"):
+        cluster.start(name)
+    faults.schedule(cluster)
+    end = _End(cluster, faults)
+    scheduler.after(_BUSY_S + 3.0, end.look)
+    try:
+        scheduler.run()
+        violations = cluster.violations + end.violations
+        if not violations:
+            violations = verdict(cluster, grading, end.clock_ms)
+    finally:
+        scheduler.close()
+    return Result(
+        seed,
+        events,
+        faults.struck,
+        cluster.coverage,
+        cluster.ends,
+        violations,
+        scheduler.trace,
+    )
+
+
+def _append(cluster: Cluster, place: tuple[str, int], entry: Entry) -> None:
+    entry.append_ms = cluster.log.broker_ms()
+    cluster.log.append((cluster.topic(place[0]), place[1]), entry)
+    cluster.scheduler.note("event:", entry.kind, *place)
+
+
+def _jump(cluster: Cluster, jump_ms: int) -> None:
+    cluster.scheduler.note("clock:", jump_ms)
+    cluster.log.skew_ms += jump_ms
+
+
+class _End:
+    """Waits until everything is joined; then until every row's time is up; then ends the schedule."""
+
+    def __init__(self, cluster: Cluster, faults: Faults) -> None:
+        self._cluster = cluster
+        self._faults = faults
+        self._before: list[int] = []
+        self._far_ms = 0
+        self.clock_ms = 0
+        self.violations: list[str] = []
+
+    def look(self) -> None:
+        """Once in a while."""
+        cluster = self._cluster
+        if cluster.violations:
+            cluster.scheduler.finish()
+            return
+        sizes = [log.end for place, log in sorted(cluster.log.partitions.items())]
+        quiet, self._before = sizes == self._before, sizes
+        if self._faults.over and quiet and self._joined():
+            if self._far_ms:
+                self.clock_ms = min(m.clock_ms for p in cluster.processes.values() for m in p.lane.view.metas.values())
+                cluster.scheduler.finish()
+                return
+            _jump(cluster, _FAR_MS)
+            self._far_ms = cluster.log.broker_ms()
+        if cluster.scheduler.now_s > _BUSY_S + _PATIENCE_S:
+            where = {p.name: p.lane.view for p in cluster.processes.values()}
+            self.violations.append(f"never settled: {where}"[:2_000])
+            cluster.scheduler.finish()
+            return
+        cluster.scheduler.after(1.0, self.look)
+
+    def _joined(self) -> bool:
+        cluster = self._cluster
+        if cluster.processes.keys() != cluster.wanted:
+            return False
+        owners: dict[int, Process] = {}
+        for process in cluster.processes.values():
+            view = process.lane.view
+            if process.stopped or view.state != "running":
+                return False
+            owners |= dict.fromkeys(view.metas, process)
+        if len(owners) < cluster.partitions or any(log.open for log in cluster.log.partitions.values()):
+            return False
+        for partition, process in owners.items():
+            meta = process.lane.view.metas[partition]
+            if meta.clock_ms <= self._far_ms:
+                return False
+            for kind in INPUTS:
+                log = cluster.log[cluster.topic(kind), partition]
+                if meta.offsets.get(kind, 0) < log.end:
+                    return False
+        return True
