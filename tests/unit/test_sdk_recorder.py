@@ -347,23 +347,18 @@ def test_signal_handlers_are_left_alone(recorder: treadle.Recorder) -> None:
 
 
 def test_importing_treadle_is_light() -> None:
+    # how many milliseconds it takes is measured by benchmarks/capture.py; here, what they are spent on
     code = """
-import sys, threading, time
-before = time.process_time()
+import sys, threading
+before = set(sys.modules)
 import treadle
-seconds = time.process_time() - before
 heavy = {'torch', 'faust', 'deeplake', 'duckdb', 'numpy', 'confluent_kafka', 'click', 'rich', 'sqlglot', 'aiokafka', 'asyncio'}
-print(round(seconds * 1000), sorted(heavy & set(sys.modules)), threading.active_count())
+print(len(set(sys.modules) - before), sorted(heavy & set(sys.modules)), threading.active_count())
 """
-    millis = []
-    for _ in range(5):  # CPU time, and the best of a few: other work on the machine is not the import's
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        took, rest = ran.stdout.split(maxsplit=1)
-        assert rest.strip() == "[] 1"
-        millis.append(int(took))
-        if millis[-1] < 100:
-            break
-    assert min(millis) < 100
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules, rest = ran.stdout.split(maxsplit=1)
+    assert rest.strip() == "[] 1"
+    assert int(modules) <= 160  # 145 with Python 3.11, most of them the standard library's
 
 
 def test_exported_names_are_the_ones_in_all() -> None:
