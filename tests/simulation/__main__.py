@@ -1,4 +1,7 @@
-"""`python tests/simulation --seeds 1000 --first 0 [--jobs 2] [--trace]`: run schedules. The last line says how many, and how many went wrong.
+"""`python tests/simulation --seeds 1000 --first 0 [--jobs 2] [--trace]`: run schedules.
+
+The last line says how many, and how many went wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The log: partitions with transactions as Kafka has them, and the coordinator that begins, times out and ends those.
 
 Offsets are those of Kafka: markers take one, aborted records keep theirs. The stable offset of a partition is the first record of its
-oldest open transaction. A decided commit reaches each partition by its own marker, in any order and not at once. A transaction that outlives
-its timeout is aborted and its producer fenced by a higher epoch.
+oldest open transaction. A decided commit reaches each partition by its own marker, in any order and not at once. A transaction that
+outlives its timeout is aborted, and its producer fenced by a higher epoch.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Process"]
 
 _HEARTBEAT_S = 1.0
-_TICK_S = 1.5
+_TICK_S = 2.0
 
 
 class _Steps(Faults):
