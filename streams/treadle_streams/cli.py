@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "treadle_streams.conformance.commands:check_producer",
         "Check what a producer sent against the contract.",
     ),
+    "grader": ("treadle_streams.grader.cli:grader", "Judge interactions; verdicts are outcomes."),
     "ingest": ("treadle_streams.ingest.commands:ingest", "Receive events over HTTP; runs until stopped."),
     "import": ("treadle_streams.importing.commands:import_", "Bring logs into a workspace; safe to repeat."),
 }

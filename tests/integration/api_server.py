@@ -1,8 +1,8 @@
 """A local HTTP server that speaks OpenAI's chat completions and responses and Anthropic's messages, streams and errors included.
 
 What it answers is decided by the request's model name: `tool` calls a tool unless the last message is a tool's result, `flaky` answers
-429 first, `broken` answers 500, `drop` cuts the stream, `slow` waits between events, `gzip` compresses, `html` is no API at all; anything
-else says hello.
+429 first, `broken` answers 500, `drop` cuts the stream, `slow` waits between events, `gzip` compresses, `html` is no API at all, `moved`
+redirects, `judge` gives a verdict on the last message (true where it says "good", null where it says "unclear"); anything else says hello.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "broken" in model or ("flaky" in model and self._fails(model)):
             status = 500 if "broken" in model else 429
             return self._json(status, _error(kind, status), {"retry-after-ms": "1"})
+        if "moved" in model:
+            return self._send(307, b"", "text/plain", {"location": f"{self.api.url}/elsewhere/chat/completions"})
         if "denied" in model:
             return self._json(401, _error(kind, 401))
         number = next(self.api.count)
@@ -174,7 +176,9 @@ def tool_name(body: dict[str, Any]) -> str:
 # --- chat completions
 def _chat(body: dict[str, Any], number: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": TEXT}
-    if _calls(body):
+    if "judge" in body["model"]:
+        message["content"] = _verdict(body)
+    elif _calls(body):
         function = {"name": tool_name(body), "arguments": json.dumps(ARGUMENTS, ensure_ascii=False)}
         message = {
             "role": "assistant",
@@ -195,6 +199,12 @@ def _chat(body: dict[str, Any], number: str) -> dict[str, Any]:
         "choices": [{**choice, "index": n} for n in range(body.get("n") or 1)],
         "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
     }
+
+
+def _verdict(body: dict[str, Any]) -> str:
+    said = body["messages"][-1]["content"]
+    value = None if "unclear" in said else "good" in said
+    return f"Let me see. {json.dumps({'value': value, 'reason': 'it says so'})} That is all."
 
 
 def _chat_events(body: dict[str, Any], number: str) -> Iterator[tuple[str | None, Any]]:

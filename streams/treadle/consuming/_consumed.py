@@ -100,15 +100,18 @@ class Consumed(Generic[T]):
         """
         self._waiting.commit(self._waiting.positions)
 
-    def batch(self, timeout_s: float = 1.0) -> list[T]:
-        """All that is there now, up to a thousand values; waits up to `timeout_s` for the first one, and is empty without it."""
+    def batch(self, timeout_s: float = 1.0, limit: int = 1000) -> list[T]:
+        """All that is there now, up to `limit` values; waits up to `timeout_s` for the first one, and is empty without it."""
         deadline = time.monotonic() + timeout_s
         out: list[T] = []
         while not out:
             if not self._waiting.entries:
                 self._waiting.fill(max(0.0, deadline - time.monotonic()))
             # an unreadable record is raised when it is the first
-            while (not out or not self._at_error()) and (value := self._waiting.take()) is not None:
+            while len(out) < limit and not (out and self._at_error()):
+                value = self._waiting.take()
+                if value is None:
+                    break
                 out.append(value)
             if time.monotonic() >= deadline:
                 break
@@ -174,9 +177,9 @@ class AsyncConsumed(Generic[T]):
         inner = await self._opened()
         await asyncio.to_thread(inner._waiting.commit, self.positions)
 
-    async def batch(self, timeout_s: float = 1.0) -> list[T]:
+    async def batch(self, timeout_s: float = 1.0, limit: int = 1000) -> list[T]:
         """As Consumed.batch."""
-        found = await self._in_thread(lambda inner: iter(inner.batch(timeout_s)))
+        found = await self._in_thread(lambda inner: iter(inner.batch(timeout_s, limit)))
         return [] if found is None else list(found)
 
     def __aiter__(self) -> AsyncIterator[T]:
