@@ -394,6 +394,102 @@ def test_a_call_without_an_answer_is_passed_over_unless_it_failed() -> None:
     assert found.passed["call without an answer"] == 1
 
 
+# Damaged spans.
+
+_NAMES = st.sampled_from(
+    [
+        "gen_ai.operation.name",
+        "gen_ai.input.messages",
+        "gen_ai.output.messages",
+        "gen_ai.system_instructions",
+        "gen_ai.prompt",
+        "gen_ai.prompt.0.content",
+        "gen_ai.prompt.0",
+        "gen_ai.prompt.1.tool_calls",
+        "gen_ai.completion.0.tool_calls.0.function",
+        "gen_ai.completion",
+        "gen_ai.tool.definitions",
+        "gen_ai.request",
+        "gen_ai.request.model",
+        "gen_ai.request.choice.count",
+        "gen_ai.response.finish_reasons",
+        "gen_ai.response.time_to_first_chunk",
+        "gen_ai.usage",
+        "gen_ai",
+        "gen_ai.usage.input_tokens",
+        "gen_ai.agent",
+        "llm.request.type",
+        "llm.request.functions",
+        "llm.input_messages",
+        "llm.output_messages.0.message",
+        "llm.output_messages.0.message.contents",
+        "llm.invocation_parameters",
+        "llm.token_count.prompt",
+        "llm.tools.0.tool",
+        "llm",
+        "output.value",
+        "input.value",
+        "openinference.span.kind",
+        "session.id",
+        "." * 5000,
+        "",
+    ]
+)
+_WORDS = st.sampled_from(
+    [
+        "chat",
+        "LLM",
+        "role",
+        "content",
+        "parts",
+        "type",
+        "text",
+        "tool_call",
+        "assistant",
+        "[]",
+        "[{}]",
+        '{"role":"user","parts":1}',
+        "[[",
+        "",
+    ]
+)
+_VALUES = st.recursive(
+    _WORDS | st.none() | st.booleans() | st.integers(-1, 2) | st.floats(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS, inner, max_size=3),
+    max_leaves=6,
+)
+_ATTRIBUTES = st.dictionaries(_NAMES, _VALUES, max_size=6)
+_EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                "gen_ai.choice",
+                "gen_ai.tool.message",
+                "gen_ai.content.prompt",
+                "gen_ai.client.inference.operation.details",
+                "exception",
+            ]
+        ),
+        st.dictionaries(
+            st.sampled_from(["message", "tool_calls", "id", "content", "gen_ai.prompt", "gen_ai.input.messages"]),
+            _VALUES,
+        ),
+    ),
+    max_size=2,
+)
+
+
+@given(_ATTRIBUTES, _EVENTS)
+def test_a_damaged_span_is_refused_or_becomes_messages_with_roles(
+    attributes: dict[str, Any], events: list[tuple[str, dict[str, Any]]]
+) -> None:
+    found = calls_of([span("a", {"gen_ai.operation.name": "chat", **attributes}, events=events)])
+    assert len(found.refused) + sum(found.passed.values()) + bool(found.calls) == 1
+    for call in found.calls:
+        assert all(isinstance(message["role"], str) for message in call["messages"])
+        assert all(0 <= n < len(call["messages"]) for n in call["response"])
+
+
 # The way back.
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]))

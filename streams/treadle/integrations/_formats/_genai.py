@@ -16,6 +16,8 @@ from treadle.integrations._formats._shape import Asked, Reply, Sample, picked
 
 __all__ = ["FIRST_TOKEN_EVENTS", "Attributes", "RawSpan", "failure_of", "genai_call", "kind_of", "nested"]
 
+MAX_NAME_PARTS: Final = 32
+"""Dots of a name that are looked at. Damaged input may have more than a recursion can follow."""
 _CALLS: Final = frozenset({"chat", "completion", "text_completion", "generate_content", "responses"})
 _AGENTS: Final = frozenset({"invoke_agent", "create_agent", "agent"})
 _TOOLS: Final = frozenset({"execute_tool", "tool"})
@@ -129,7 +131,7 @@ def nested(attributes: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, given in sorted(attributes.items(), key=lambda item: item[0].count(".")):
         inner = _lists(given)
-        *path, last = name.split(".")
+        *path, last = name.split(".", MAX_NAME_PARTS)
         here = found
         for part in path:
             below = here.get(part)
