@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -21,11 +22,17 @@ from treadle_streams.ingest._settings import IngestSettings
 
 __all__ = ["ingest"]
 
-_rotate_option = click.option("--rotate", is_flag=True, help="End the workspace's older ones.")
-_grace_option = click.option(
-    "--grace", type=DURATION, default="0s", show_default=True, help="How long the older ones still count then."
+_OPTIONS: Final = (
+    click.argument("workspace"),
+    click.option("--rotate", is_flag=True, help="End the workspace's older ones."),
+    click.option(
+        "--grace", type=DURATION, default="0s", show_default=True, help="How long the older ones still count then."
+    ),
+    click.option("--offline", is_flag=True, help="Do not look on Kafka whether WORKSPACE exists."),
+    json_option,
+    pass_settings,
 )
-_offline_option = click.option("--offline", is_flag=True, help="Do not look on Kafka whether WORKSPACE exists.")
+"""Of both commands that make something."""
 _OURS: Final = ("treadle", "treadle_schemas", "treadle_streams")
 
 
@@ -66,32 +73,26 @@ def ingest(settings: Settings, ctx: click.Context, host: str | None, port: int |
     serve(settings, own, lambda address: click.echo(f"listening on {address}"))
 
 
+def _makes(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @ingest.command()
-@click.argument("workspace")
-@_rotate_option
-@_grace_option
-@_offline_option
-@json_option
-@pass_settings
+@_makes
 def token(settings: Settings, workspace: str, rotate: bool, grace: float, offline: bool, as_json: bool) -> None:
     """Make a token for WORKSPACE and print it, once: only a hash of it is kept. A running receiver takes it at once."""
     access = _access(settings, workspace, offline)
-    entry, made = access.add_token(workspace, rotate=rotate, grace_s=grace)
-    _tell(entry, made, "token", as_json)
+    _tell(*access.add_token(workspace, rotate=rotate, grace_s=grace), as_json)
 
 
 @ingest.command("github-secret")
-@click.argument("workspace")
-@_rotate_option
-@_grace_option
-@_offline_option
-@json_option
-@pass_settings
+@_makes
 def github_secret(settings: Settings, workspace: str, rotate: bool, grace: float, offline: bool, as_json: bool) -> None:
     """Make a secret for GitHub's webhooks of WORKSPACE and print it. It is kept in the access file, readable by its owner alone."""
     access = _access(settings, workspace, offline)
-    entry, made = access.add_secret(workspace, rotate=rotate, grace_s=grace)
-    _tell(entry, made, "secret", as_json)
+    _tell(*access.add_secret(workspace, rotate=rotate, grace_s=grace), as_json)
 
 
 @ingest.command("list")
@@ -133,7 +134,8 @@ def _access(settings: Settings, workspace: str, offline: bool) -> Access:
     return Access(IngestSettings.load(settings).access_file)
 
 
-def _tell(entry: Entry, made: str, what: str, as_json: bool) -> None:
+def _tell(entry: Entry, made: str, as_json: bool) -> None:
+    what = "token" if entry.kind == "token" else "secret"
     if as_json:
         echo_json({**_shown(entry), what: made})
         return
