@@ -13,7 +13,7 @@ from treadle_streams.worker._ports import ProducerPort
 
 __all__ = ["RestingProducer"]
 
-REST_AFTER_S: Final = 20.0
+REST_AFTER_S: Final = 60.0
 
 
 class RestingProducer:
