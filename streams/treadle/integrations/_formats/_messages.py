@@ -111,7 +111,7 @@ def _object(said: dict[str, Any], role: str, where: str, depth: int) -> list[dic
     kind = said.get("type")
     if said.get("lc") and isinstance(said.get("kwargs"), dict):  # LangChain's serialised constructor
         name = said["id"][-1] if isinstance(said.get("id"), list) and said["id"] else ""
-        return _turn({**said["kwargs"], "role": _ROLES.get(name, role)}, role, where, foreign=True)
+        return _turn({**said["kwargs"], "role": _ROLES.get(str(name), role)}, role, where, foreign=True)
     if isinstance(kind, str) and kind in _ROLES and isinstance(said.get("data"), dict):  # messages_to_dict
         return _turn({**said["data"], "role": _ROLES[kind]}, role, where, foreign=True)
     if kind == "function_call":
