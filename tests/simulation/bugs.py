@@ -20,7 +20,7 @@ from treadle_streams.worker._transaction import Membership, Transactions
 
 from simulation.clients import Offsets
 
-__all__ = ["BUGS"]
+__all__ = ["BUGS", "COINCIDENCES"]
 
 _real_run = Transactions.run
 _real_recover = _recovery.recover
@@ -138,3 +138,8 @@ BUGS: Final[dict[str, Callable[[], AbstractContextManager[Any]]]] = {
     "lateness by batch": _lateness_by_batch,
     "stable end": _stable_end,
 }
+COINCIDENCES: Final = {
+    "positions of the group": frozenset({"positions reset"}),
+    "stable end": frozenset({"slow markers"}),
+}
+"""Bugs that show only when a worker takes over (after any fault) while another fault is there: without that one they do not."""

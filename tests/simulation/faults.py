@@ -44,6 +44,7 @@ PASSING: Final = (
 )
 """Faults that strike no process at a point."""
 
+_WEIGHTS: Final = (1, 3, 1, 1, 1, 2, 1, 2)
 _TOGETHER: Final = {
     "slow markers": ("worker leaves", "rebalance", "kill"),
     "positions reset": ("kill", "worker leaves", "rebalance"),
@@ -68,6 +69,8 @@ class Fault:
     loss: Loss
     away_s: float
     """How long a killed worker is away."""
+    skip: int
+    """How many times the point is passed before."""
     armed_s: float = 0.0
 
     @property
@@ -81,24 +84,30 @@ class Fault:
 class Faults:
     """Drawn from the seed before anything happens, so that what is found does not move them."""
 
-    def __init__(self, random: Random, from_s: float, to_s: float, only: frozenset[str] | None = None) -> None:
-        """`only` keeps faults of these kinds: kill, stop, and those of PASSING."""
+    def __init__(self, random: Random, from_s: float, to_s: float, without: frozenset[str] = frozenset()) -> None:
+        """`without` leaves faults of these kinds out: kill, stop, and those of PASSING. The others are as they would be."""
         self._random = random
         self._armed: list[Fault] = []
         self._now_s: Callable[[], float] = lambda: 0.0
         self.planned: list[tuple[float, str, Fault | None]] = []
         self.struck: Counter[str] = Counter()
+        drawn: list[tuple[float, str]] = []
         count = random.randint(3, 6)
         for n in range(count):
             at_s = random.uniform(from_s, to_s)
-            kind = random.choice(("kill", "stop")) if n < 2 or random.random() < 0.6 else random.choice(PASSING)
-            if self.planned and random.random() < 0.5:
-                at_s, before = self.planned[-1][:2]
-                at_s += random.uniform(0.0, 1.0)
+            kind = (
+                random.choice(("kill", "stop"))
+                if n < 2 or random.random() < 0.6
+                else random.choices(PASSING, _WEIGHTS)[0]
+            )
+            if drawn and random.random() < 0.5:
+                at_s, before = drawn[-1]
+                at_s += random.uniform(0.0, random.choice((1.0, 5.0)))
                 kind = random.choice(_TOGETHER.get(before, (kind,)))
-            if only is not None and kind not in only:
-                continue
-            self.planned.append((at_s, kind, self._process_fault(kind) if kind in ("kill", "stop") else None))
+            drawn.append((at_s, kind))
+            fault = self._process_fault(kind) if kind in ("kill", "stop") else None
+            if kind not in without:
+                self.planned.append((at_s, kind, fault))
 
     @property
     def over(self) -> bool:
@@ -116,7 +125,10 @@ class Faults:
         now_s = self._now_s()
         for fault in self._armed:
             late = now_s - fault.armed_s > _PATIENCE_S
-            if late or (fault.point == point and fault.name in (None, name)):
+            here = fault.point == point and fault.name in (None, name)
+            if here and fault.skip > 0 and not late:
+                fault.skip -= 1
+            elif here or late:
                 self._armed.remove(fault)
                 self.struck["stop" if fault.stop_s else "kill"] += 1
                 return fault
@@ -128,7 +140,8 @@ class Faults:
         if kind == "stop":
             stop_s = random.choice((random.uniform(0.5, 5.0), random.uniform(4.5, 7.0), random.uniform(6.5, 14.0)))
         loss: Loss = random.choice(("", "", "power", "wiped"))
-        return Fault(random.choice(POINTS), random.choice((None, "a", "b")), stop_s, loss, random.uniform(0.2, 4.0))
+        point, name, skip = random.choice(POINTS), random.choice((None, "a", "b")), random.choice((0, 0, 1, 2))
+        return Fault(point, name, stop_s, loss, random.uniform(0.2, 4.0), skip)
 
     def _begin(self, cluster: Cluster, kind: str, fault: Fault | None) -> None:
         random = self._random
@@ -144,8 +157,8 @@ class Faults:
             case "slow partition":
                 cluster.slow(random.randrange(cluster.partitions), random.uniform(1.0, 8.0))
             case "slow markers":
-                cluster.log.slow_markers = 0.5
-                cluster.scheduler.after(random.uniform(1.0, 6.0), lambda: setattr(cluster.log, "slow_markers", 0.0))
+                cluster.log.slow_markers = 0.7
+                cluster.scheduler.after(random.uniform(3.0, 9.0), lambda: setattr(cluster.log, "slow_markers", 0.0))
             case "broker away":
                 cluster.away(random.uniform(0.5, 7.0))
             case "rebalance":

@@ -64,14 +64,14 @@ def _settings(partitions: int) -> tuple[WorkspaceSettings, Grading]:
     return settings, Grading(settings)
 
 
-def run(seed: int, *, only: frozenset[str] | None = None, trace: bool = False) -> Result:
-    """Run one schedule. `only` leaves out all faults but these (see Faults)."""
+def run(seed: int, *, without: frozenset[str] = frozenset(), trace: bool = False) -> Result:
+    """Run one schedule. `without` leaves out faults of these kinds (see Faults)."""
     scheduler = Scheduler(seed)
     if trace:
         scheduler.trace = []
     draws = Random(seed ^ 0x5EED)
     settings, grading = _settings(draws.choice((2, 3, 4)))
-    faults = Faults(Random(seed ^ 0xFA17), 1.0, _BUSY_S, only)
+    faults = Faults(Random(seed ^ 0xFA17), 1.0, _BUSY_S, without)
     cluster = Cluster(scheduler, settings, faults)
     history = draw(draws, settings.partitions, draws.randint(50, 60))
     bursts = [draws.uniform(0.1, _BUSY_S) for _ in range(8)]
