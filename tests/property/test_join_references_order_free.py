@@ -27,7 +27,7 @@ SETTINGS = WorkspaceSettings(
     metrics=(Metric(name="reward", required=True), Metric(name="votes", aggregate="sum")),
 )
 GRADING = Grading(SETTINGS)
-ROWS = [("e1", "a"), ("e2", "a"), ("a", "a"), ("e2", "b"), ("b", "b"), ("e3", "c")]
+ROWS = [("a", "a"), ("e1", "a"), ("a", "a"), ("e2", "a"), ("e2", "b"), ("b", "b"), ("e3", "c")]
 REFERENCES = ["pr:o/r#1", "pr:o/r#2", "response:c-7"]
 Row = tuple[str, str]
 
@@ -57,12 +57,12 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
         case "reference":
             said["reference"] = draw(st.sampled_from(REFERENCES))
         case "interaction":
-            said["interaction_id"] = draw(st.sampled_from(["a", "b", "c"]))
+            said["interaction_id"] = draw(st.sampled_from(["a", "a", "b", "c"]))
         case _:
             said["episode_id"], said["interaction_id"] = draw(st.sampled_from(ROWS))
     # an outcome id says one thing: contradictions of one id are the other test's matter
     number = draw(st.integers(0, 5))
-    match draw(st.sampled_from(["set", "set", "set", "retract", "retract one"])):
+    match draw(st.sampled_from([*["set"] * 8, "retract", "retract one"])):
         case "set":
             said |= {"outcome_id": f"o{number}", "value": float(number), "name": ["reward", "votes"][number % 2]}
             said["observed_at"] = _at(number)
