@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import Producer, TopicPartition
 from treadle.log import Admin, Sender, read
 from treadle.settings import Settings
 from treadle_schemas import GradedRow, Metric, WorkspaceSettings, codec
@@ -26,6 +27,8 @@ from treadle_streams import workspaces
 from treadle_streams.broker import LocalBroker
 from treadle_streams.supervisor._overview import overview
 from treadle_streams.worker import status_path
+from treadle_streams.worker._pool_fetch import Feed, SharedFetch
+from treadle_streams.worker._pool_producer import RestingProducer
 from treadle_streams.worker._pool_turns import QUICK_THREADS, Turns
 
 AT = "2026-01-01T00:00:00Z"
@@ -265,6 +268,77 @@ def test_a_shared_worker_that_is_stopped_in_a_batch_and_woken_too_late_changes_n
     for name in names:
         world.settles(name, "y")
         assert world.graded(name) == {"x": [1], "y": [1]}
+
+
+def test_an_inbox_that_is_full_lets_go_of_its_partition_and_misses_nothing_when_it_goes_on(world: World) -> None:
+    full, free = world.create(), world.create()
+    names = {name: topic(name, "interactions") for name in (full, free)}
+    for number in range(3_000):
+        world.send(full, "interactions", codec.INTERACTION, "x", b"%d" % number)
+    world.send(free, "interactions", codec.INTERACTION, "x", b"free")
+    world.sender.flush()
+    failures: list[BaseException] = []
+    fetch = SharedFetch(world.servers, failures.append)
+    fetch.start()
+    try:
+        slow, quick = (fetch.feed(lambda: None, 100, 1 << 20) for _ in range(2))
+        slow.assign([TopicPartition(names[full], 0, 0)])
+        world.wait("it is full", lambda: slow.held)
+        quick.assign([TopicPartition(names[free], 0, 0)])
+        found: list[bytes] = []
+
+        def records(feed: Feed, limit: int) -> list[bytes]:
+            return [m.value() or b"" for m in feed.consume(limit, 0.0) if m.error() is None]
+
+        def free_came() -> bool:
+            found.extend(records(quick, 10))
+            return found == [b"free"]
+
+        world.wait("the other one is served", free_came)
+        seen: list[bytes] = []
+        lettings_go = 0
+
+        def all_came() -> bool:
+            nonlocal lettings_go
+            lettings_go += slow.held
+            seen.extend(records(slow, 70))
+            return len(seen) >= 3_000
+
+        world.wait("all came", all_came)
+        assert seen == [b"%d" % number for number in range(3_000)]
+        assert lettings_go > 1
+
+        # what an earlier assignment fetched is gone
+        slow.assign([TopicPartition(names[full], 0, 2_990)])
+        again: list[bytes] = []
+
+        def rest_came() -> bool:
+            again.extend(records(slow, 70))
+            return len(again) >= 10
+
+        world.wait("the rest came again", rest_came)
+        assert again == [b"%d" % number for number in range(2_990, 3_000)]
+    finally:
+        fetch.close()
+        fetch.join(30)
+    assert failures == []
+
+
+def test_a_producer_that_rested_goes_on_with_its_next_transaction(world: World) -> None:
+    name = topic(world.create(), "dead-letter")
+    config = {"bootstrap.servers": world.servers, "transactional.id": f"{name}-test", "log_level": 0}
+    producer = RestingProducer(config, lambda made: Producer(dict(made)))
+    producer.init_transactions(30)
+    assert not producer.awake
+    for value in (b"1", b"2"):
+        producer.begin_transaction()
+        producer.produce(name, value, None, 0)
+        producer.rest(60)
+        assert producer.awake
+        producer.commit_transaction(30)
+        producer.rest(0)
+        assert not producer.awake
+    assert [record.value for record in read(world.servers, name, 1)] == [b"1", b"2"]
 
 
 class _Seat:

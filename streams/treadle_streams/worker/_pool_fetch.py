@@ -79,6 +79,11 @@ class Feed:
         """Whether something is in the inbox."""
         return bool(self._inbox)
 
+    @property
+    def held(self) -> bool:
+        """Whether it was full and has let go of its partitions since."""
+        return self._held
+
     # Called by the fetching thread.
 
     def deliver(self, version: int, message: Message) -> bool:

@@ -156,11 +156,12 @@ class PoolSeat:
 
     async def _leave(self) -> None:
         """1. No turn any more. 2. Nothing is read for it. 3. The group is left. 4. Its databases are closed."""
+        closing: asyncio.Future[Any] = asyncio.ensure_future(asyncio.wrap_future(self._lane.close()))
         if self.error is None:
             # 1. after the batch under way
-            await asyncio.wait([asyncio.ensure_future(asyncio.wrap_future(self._lane.close()))], timeout=END_S)
-        else:
-            self._lane.close()
+            failing: asyncio.Future[Any] = asyncio.ensure_future(self._taken_out.wait())
+            await asyncio.wait([closing, failing], timeout=END_S, return_when=asyncio.FIRST_COMPLETED)
+            failing.cancel()
         self._closed = True
         self._app.over.set()
         if not await asyncio.to_thread(self._shared.turns.wait_idle, self, self._settings.transaction_patience_s):
