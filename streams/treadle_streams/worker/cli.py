@@ -21,6 +21,13 @@ __all__ = ["command"]
 @click.option(
     "--small", is_flag=True, help="Join all workspaces of one partition, as they come and go, in this process."
 )
+@click.option(
+    "--app",
+    "apps",
+    multiple=True,
+    metavar="MODULE",
+    help="Run this module's Faust app beside the join, in a process of its own; may be given several times.",
+)
 @click.option("--once-caught-up", is_flag=True, help="End with 0 as soon as everything that is there is joined.")
 @click.option("--parent-pid", type=int, hidden=True, help="End when this process is no longer the parent.")
 @click.option("--verbose", "-v", is_flag=True, help="Say more on stderr.")
@@ -29,6 +36,7 @@ def command(
     settings: Settings,
     workspace: str | None,
     small: bool,
+    apps: tuple[str, ...],
     once_caught_up: bool,
     parent_pid: int | None,
     verbose: bool,
@@ -46,6 +54,8 @@ def command(
     if not verbose:
         # while the broker is away it writes tens of lines a second; the clockwork says so once
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    if apps and (small or once_caught_up or not (workspace or settings.workspace)):
+        raise click.UsageError("--app needs --workspace, and goes with neither --small nor --once-caught-up")
     if small:
         if workspace or once_caught_up:
             raise click.UsageError("--small goes with neither --workspace nor --once-caught-up")
@@ -61,14 +71,17 @@ def command(
         sys.exit(run_all(settings.bootstrap_servers))
     from treadle_streams.worker import WorkerSettings, run_worker
 
-    sys.exit(
-        run_worker(
-            WorkerSettings(
-                workspace=named,
-                servers=settings.bootstrap_servers,
-                home=settings.home,
-                once_caught_up=once_caught_up,
-                parent_pid=parent_pid,
-            )
-        )
+    wanted = WorkerSettings(
+        workspace=named,
+        servers=settings.bootstrap_servers,
+        home=settings.home,
+        once_caught_up=once_caught_up,
+        parent_pid=parent_pid,
     )
+    if not apps:
+        sys.exit(run_worker(wanted))
+    from treadle_streams.apps._run import beside
+
+    with beside(apps, servers=wanted.servers, workspace=named, home=wanted.home):
+        code = run_worker(wanted)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""A DuckDB table that follows a workspace's graded rows."""

@@ -1,0 +1,1 @@
+"""Success rates by tag and hour, kept by a Faust app beside the join."""
