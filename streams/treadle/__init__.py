@@ -16,7 +16,17 @@ from treadle_schemas import Handle
 from treadle.episodes import EpisodeScope, current_turn
 from treadle.episodes import current as current_episode
 from treadle.memory import MemorySink
-from treadle.outcomes import comment, demonstration, episode_outcome, flush, outcome, preference, retract, rights
+from treadle.outcomes import (
+    comment,
+    demonstration,
+    end_episode,
+    episode_outcome,
+    flush,
+    outcome,
+    preference,
+    retract,
+    rights,
+)
 from treadle.recorder import Recorder
 from treadle.settings import Settings
 from treadle.targets import Target, handle_of
@@ -44,6 +54,7 @@ __all__ = [
     "current_episode",
     "current_turn",
     "demonstration",
+    "end_episode",
     "episode_outcome",
     "flush",
     "handle_of",

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from treadle_schemas.errors import FieldError
-from treadle_schemas.events import OutcomeValue, read_outcome
+from treadle_schemas.events import OutcomeValue, read_episode_end, read_outcome
 from treadle_schemas.moments import now
 
 from treadle import targets
 from treadle._given import Moment, moment_text, plain_message, scalar
 from treadle.errors import TargetError
 
-__all__ = ["Kind", "outcome_event"]
+__all__ = ["Kind", "end_event", "outcome_event"]
 
 Kind = Literal["metric", "comment", "preference", "demonstration", "rights"]
 
@@ -54,6 +54,13 @@ def outcome_event(
     }
     body = {key: given for key, given in said.items() if given is not None or (key == "value" and op == "set")}
     return body, read_outcome(body).key
+
+
+def end_event(workspace: str, episode: Any, ended_at: Moment | None) -> tuple[dict[str, Any], str]:
+    """The value of an end event and its key. Raises HandleError or TargetError for what names no episode, FieldError for the rest."""
+    found = _own(targets.WholeEpisode(episode, workspace), workspace, "episode")
+    body = {"episode_id": found.episode_id, "ended_at": moment_text(ended_at, "$.ended_at") or now()}
+    return body, read_episode_end(body).episode_id
 
 
 def _own(given: Any, workspace: str, what: str) -> targets.Target:

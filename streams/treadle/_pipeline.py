@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from treadle_schemas.canonical import dumps
-from treadle_schemas.codec import INTERACTION, OUTCOME, PART, encode
+from treadle_schemas.codec import EPISODE_END, INTERACTION, OUTCOME, PART, encode
 from treadle_schemas.ids import new_id
 from treadle_schemas.parts import LONG_BYTES, SentParts, split
 
@@ -44,6 +44,9 @@ class Pipeline:
             event_id = value.get("outcome_id") or new_id()
             template = self._templates.of(OUTCOME, policy.header)
             return [Sendable(template, raw_key, encode(value), event_id.encode(), value["observed_at"].encode())]
+        if kind == EPISODE_END:  # names an episode and a moment, nothing private
+            template = self._templates.of(EPISODE_END, policy.header)
+            return [Sendable(template, raw_key, encode(value), new_id().encode(), value["ended_at"].encode())]
         value = _without_private(value, policy)
         for tell in self.listeners:
             tell(value)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
+from treadle_schemas.codec import EPISODE_END, OUTCOME
 from treadle_schemas.events import OutcomeValue, Right
 from treadle_schemas.ids import new_id
 
 from treadle import targets
 from treadle._given import Moment
-from treadle._outcome_event import Kind, outcome_event
+from treadle._outcome_event import Kind, end_event, outcome_event
 
 __all__ = ["Reporting"]
 
@@ -19,7 +20,7 @@ class _Publishes(Protocol):
     @property
     def workspace(self) -> str: ...
 
-    def _publish_outcome(self, event: Callable[[], tuple[dict[str, Any], str]]) -> None: ...
+    def _publish_said(self, event: Callable[[], tuple[dict[str, Any], str]], kind: str = OUTCOME) -> None: ...
 
 
 class Reporting:
@@ -67,6 +68,14 @@ class Reporting:
             outcome_id=outcome_id,
             source=source,
         )
+
+    def end_episode(self: _Publishes, episode: Any, *, ended_at: Moment | None = None) -> None:
+        """Say that an episode is over: its id, its open scope, or the handle of any of its interactions. Scopes say it by themselves.
+
+        What the workspace declares as a metric of episodes is final then; without a word that is so when nothing of the episode was
+        recorded for a day. An interaction that starts after `ended_at` (now) opens it again.
+        """
+        self._publish_said(lambda: end_event(self.workspace, episode, ended_at), EPISODE_END)
 
     def retract(
         self: _Publishes,
@@ -199,7 +208,7 @@ def _publish(
     messages: Sequence[Any] | None = None,
 ) -> str | None:
     set_id = outcome_id or (new_id() if op == "set" else None)
-    recorder._publish_outcome(
+    recorder._publish_said(
         lambda: outcome_event(
             recorder.workspace,
             target,

@@ -40,6 +40,7 @@ class Scopes:
         tags: Tags | None = None,
         references: Sequence[str] = (),
         first_step: int = 0,
+        ends: bool | None = None,
     ) -> EpisodeScope:
         """Open an episode with `with` or `async with`: interactions inside share its id and count steps up from `first_step`.
 
@@ -47,6 +48,9 @@ class Scopes:
         What it does not say it takes from the outer one. With an `episode_id` other than the outer's it is an episode of its own. A
         conversation that goes on in another process is opened again by its `episode_id`; give `first_step` where the order of steps
         shall not rest on time alone. `references` are names by which an outcome may find it later, such as `pr:org/repo#12`.
+
+        When the scope closes it says that the episode is over, as `end_episode` does, unless it was given an `episode_id`; `ends`
+        decides otherwise.
         """
         return EpisodeScope(
             cast("Recorder", self),
@@ -58,6 +62,7 @@ class Scopes:
             tags=tags,
             references=references,
             first_step=first_step,
+            ends=ends,
             inside=where(),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from treadle_schemas.codec import INTERACTION, OUTCOME, PART, Headers, make_headers
+from treadle_schemas.codec import EPISODE_END, INTERACTION, OUTCOME, PART, Headers, make_headers
 from treadle_schemas.topics import topic
 
 from treadle.spool._format import COMPANION, EVENT, encode_headers, frame_around
@@ -12,7 +12,12 @@ from treadle.spool._format import COMPANION, EVENT, encode_headers, frame_around
 __all__ = ["Sendable", "Template", "Templates"]
 
 _VARYING: Final = ("ce_id", "ce_time")
-_TOPICS: Final = {INTERACTION: "interactions", PART: "interactions", OUTCOME: "outcomes"}
+_TOPICS: Final = {
+    INTERACTION: "interactions",
+    PART: "interactions",
+    EPISODE_END: "interactions",
+    OUTCOME: "outcomes",
+}
 
 
 class Template:

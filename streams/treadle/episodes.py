@@ -132,6 +132,7 @@ class EpisodeScope:
         tags: Tags | None = None,
         references: Sequence[str] = (),
         first_step: int = 0,
+        ends: bool | None = None,
         inside: Place | None = None,
         parent_id: str | None = None,
     ) -> None:
@@ -158,6 +159,9 @@ class EpisodeScope:
         self.open_calls: list[dict[str, Any]] = []
         self.loose_tools: list[ToolCall] = []
         self._tokens: list[Token[Place | None]] = []
+        # a part of another scope's episode ends nothing, and of one named by its caller more may come
+        self._ends = outer is None and (episode_id is None if ends is None else ends)
+        self._has_steps = False
 
     @property
     def treadle_target(self) -> Target:
@@ -192,6 +196,7 @@ class EpisodeScope:
         """Note what a recorded interaction tells of tools: results that it repeats, and calls that it asks for at its end."""
         from treadle import _tools
 
+        self._has_steps = True
         if self.loose_tools:
             self.loose_tools = [call for call in self.loose_tools if not _tools.repeats(messages, call)]
         if messages:
@@ -230,6 +235,8 @@ class EpisodeScope:
             leave(self._tokens.pop())
         if not self._tokens:
             self._record_loose_tools()
+            if self._ends and self._has_steps:
+                self._recorder.end_episode(self)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

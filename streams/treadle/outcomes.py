@@ -27,7 +27,17 @@ from treadle.errors import TargetError
 from treadle.recorder import Recorder
 from treadle.settings import Settings
 
-__all__ = ["comment", "demonstration", "episode_outcome", "flush", "outcome", "preference", "retract", "rights"]
+__all__ = [
+    "comment",
+    "demonstration",
+    "end_episode",
+    "episode_outcome",
+    "flush",
+    "outcome",
+    "preference",
+    "retract",
+    "rights",
+]
 
 _SOURCE_AGENT: Final = "outcomes"
 _recorders: dict[str, Recorder] = {}
@@ -72,6 +82,13 @@ def episode_outcome(
     if recorder is None:
         return None
     return recorder.episode_outcome(episode, name, value, observed_at=observed_at, outcome_id=outcome_id, source=source)
+
+
+def end_episode(episode: Any, *, workspace: str | None = None, ended_at: Moment | None = None) -> None:
+    """Say that an episode is over: Recorder.end_episode, from anywhere."""
+    recorder = _recorder_of(targets.WholeEpisode(episode, workspace), workspace)
+    if recorder is not None:
+        recorder.end_episode(episode, ended_at=ended_at)
 
 
 def retract(

@@ -275,7 +275,7 @@ class Recorder(Scopes, Reporting):
     ) -> None:
         self.close()
 
-    def _publish_outcome(self, event: Callable[[], tuple[dict[str, Any], str]]) -> None:
+    def _publish_said(self, event: Callable[[], tuple[dict[str, Any], str]], kind: str = OUTCOME) -> None:
         if not self.enabled:
             self._ledger.skip()
             return
@@ -283,7 +283,7 @@ class Recorder(Scopes, Reporting):
         try:
             self._check_ready()
             value, key = event()
-            self._publish(OUTCOME, value, key)
+            self._publish(kind, value, key)
         except Exception as err:
             self._refuse(err)
 

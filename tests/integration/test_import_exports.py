@@ -171,4 +171,4 @@ def test_an_export_becomes_rows_with_grades(broker: str, workspace_name: str, tm
     assert row.interaction["messages"][2]["tool_calls"][0]["function"]["name"] == "get_order"
     letters = [record.headers for record in read(broker, topic(workspace_name, "dead-letter"), PARTITIONS)]
     reasons = {value for headers in letters for name, value in headers if name.endswith("reason")}
-    assert reasons <= {b"not_yet_joined"}, "session scores, comments and demonstrations wait until the join knows them"
+    assert reasons == set(), "session scores, comments and demonstrations are joined like everything else"

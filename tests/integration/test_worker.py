@@ -214,9 +214,7 @@ def test_malformed_events_become_dead_letters_with_reason_topic_partition_and_of
         ("wrong_workspace", "outcomes", codec.OUTCOME, fine, "x", {"headers": toys}),
         ("bad_value", "outcomes", codec.OUTCOME, fine | {"value": "great"}, "x", {}),
         ("bad_value", "outcomes", codec.OUTCOME, fine | {"name": "score", "value": 7}, "x", {}),
-        ("not_yet_joined", "outcomes", codec.OUTCOME, fine | {"interaction_id": None, "episode_id": "e"}, "e", {}),
-        ("not_yet_joined", "outcomes", codec.OUTCOME, fine | {"kind": "comment", "value": "so so"}, "x", {}),
-        ("not_yet_joined", "references", codec.OUTCOME, {}, "pr:1", {}),
+        ("malformed", "references", codec.OUTCOME, {}, "pr:1", {}),
         ("too_large", "interactions", codec.INTERACTION, good | {"error": "x" * (9 << 20)}, "x", {}),
     ]
     bench.interaction("x")

@@ -154,7 +154,7 @@ def test_what_cannot_be_recorded_never_hurts_the_host(bad: dict[str, Any], caplo
             with recorder.interaction(**bad) as turn:
                 assert Handle.parse(turn.handle).workspace == "shop"
     stats = recorder.stats()
-    assert (stats.produced, stats.acked + stats.refused) == (1, 1)
+    assert (stats.produced, stats.acked + stats.refused) == (2, 2), "the interaction and the end of its episode"
     assert caplog.records or sink.interactions[0]["status"] == "error" or sink.interactions[0]["messages"]
     strict = treadle.Recorder("shop", sink=sink)
     if stats.refused:

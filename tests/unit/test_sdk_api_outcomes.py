@@ -269,7 +269,7 @@ def test_a_retract_says_only_what_it_takes_back(kind: str) -> None:
     assert read_outcome({**said, "kind": kind, "name": kind, "op": "retract"}).outcome_id is None
 
 
-NOT_YET: list[dict[str, Any]] = [
+ALL_KINDS: list[dict[str, Any]] = [
     {"name": "comment", "kind": "comment", "value": "x"},
     {"name": "preference", "kind": "preference", "over": "other"},
     {"name": "demonstration", "kind": "demonstration", "messages": [USER]},
@@ -280,15 +280,14 @@ NOT_YET: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("said", NOT_YET, ids=str)
-def test_what_the_join_does_not_understand_yet_is_a_dead_letter_that_says_so(said: dict[str, Any]) -> None:
+@pytest.mark.parametrize("said", ALL_KINDS, ids=str)
+def test_the_join_understands_every_kind_of_outcome_and_target(said: dict[str, Any]) -> None:
     body = {name: given for name, given in {**BASE, **said}.items() if given is not None or name == "value"}
     key = read_outcome(body).key
     headers: Any = make_headers(OUTCOME, "shop", source="test")
     arrival = arrivals.Arrival("outcomes", 0, 0, 0, key.encode(), encode(body), headers)
     understood = arrivals.understand(arrival, Grading(WorkspaceSettings(workspace="shop", partitions=1)))
-    assert isinstance(understood, arrivals.Refused)
-    assert understood.reason == "not_yet_joined"
+    assert isinstance(understood, arrivals.OutcomeEvent | arrivals.EpisodeEvent)
 
 
 def test_the_made_up_id_of_an_imported_outcome_tells_kinds_apart() -> None:

@@ -131,16 +131,13 @@ class Check:
         )
         said = understand(arrival, self._grading)
         yield from header_findings(record.headers)
-        if isinstance(said, Refused) and said.reason != "not_yet_joined":
+        if isinstance(said, Refused):
             event_type = codec.header_map(record.headers).get("ce_type", b"").decode(errors="replace")
             self.kinds[_NAMES.get(event_type, _OTHER)] += 1
             yield Finding("error", said.reason, said.detail)
             return
         event = codec.decode(record.value, record.headers)
         self.kinds[_NAMES.get(event.type, event.type)] += 1
-        if isinstance(said, Refused):
-            yield from self._placed(arrival, event)
-            yield Finding("warning", said.reason, said.detail)
         yield from unknown_fields(event.type, event.data)
         if record.append_ms is not None:
             yield from clock_findings(event.type, event.data, record.append_ms)

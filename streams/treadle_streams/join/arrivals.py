@@ -49,7 +49,6 @@ Reason = Literal[
     "wrong_partition",
     "bad_value",
     "too_large",
-    "not_yet_joined",
     "orphan",
     "row_expired",
     "row_full",

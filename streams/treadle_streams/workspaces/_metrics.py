@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 from treadle_schemas.errors import FieldError, SettingError
 from treadle_schemas.moments import parse_duration_s
-from treadle_schemas.workspace import Metric
+from treadle_schemas.workspace import Credit, Metric
 
-FORM: Final = "NAME:TYPE[,required][,minimise][,aggregate=last][,horizon=7d][,absent=0][,low=0][,high=1]"
+FORM: Final = "NAME:TYPE[,required][,minimise][,level=episode][,aggregate=last][,horizon=7d][,absent=0][,low=0][,high=1]"
 
 _FLAGS: Final[dict[str, tuple[str, object]]] = {
     "required": ("required", True),
@@ -47,6 +47,20 @@ def parse_metric(text: str) -> Metric:
         raise SettingError(f"metric {text!r}: {err}; expected {FORM}") from None
 
 
+CREDIT_FORM: Final = "last|all|discounted[:GAMMA]"
+
+
+def parse_credit(text: str) -> Credit:
+    """The rule that `text` names, in the form of CREDIT_FORM. Raises SettingError."""
+    rule, colon, gamma = text.partition(":")
+    if rule in ("last", "all", "discounted") and (not colon or rule == "discounted"):
+        try:
+            return msgspec.convert({"rule": rule} | ({"gamma": float(gamma)} if colon else {}), Credit).checked()
+        except ValueError:
+            pass
+    raise SettingError(f"credit {text!r}: expected {CREDIT_FORM}, GAMMA in (0, 1]")
+
+
 def default_reward(metrics: tuple[Metric, ...]) -> str:
     """The reward of a workspace that names none: its metric `reward`, else its only required one.
 
@@ -74,6 +88,7 @@ def _absent(value: str, kind: str) -> bool | float | str:
 
 
 _VALUES: Final[dict[str, tuple[str, Callable[[str, str], object]]]] = {
+    "level": ("level", lambda value, kind: value),
     "aggregate": ("aggregate", lambda value, kind: value),
     "horizon": ("horizon_s", lambda value, kind: parse_duration_s(value, "horizon")),
     "absent": ("absent", _absent),
