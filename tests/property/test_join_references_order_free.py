@@ -142,7 +142,7 @@ def deliver(data: st.DataObject, order: list[dict[str, Any]], *, restarts: bool)
             memory.step(partition, dict(zip(topics, limits, strict=True)))
             if restarts and restart == 0:
                 memory.partitions[partition].restart()
-    memory.drain()
+    memory.drain(data.draw(st.permutations(INPUTS), label="topics in the end"))
     return memory
 
 

@@ -81,11 +81,11 @@ class MemoryWorkspace:
                 )
         return written
 
-    def drain(self) -> None:
-        """Let every partition take in what there is, and what they write to each other."""
+    def drain(self, topics: Sequence[Input] = INPUTS) -> None:
+        """Let every partition take in what there is, topic by topic, and what they write to each other."""
         while any(self.unread(p) for p in range(len(self.partitions))):
             for p in range(len(self.partitions)):
-                self.step(p)
+                self.step(p, {kind: len(self.log[kind, p]) for kind in topics})
 
     def pass_time(self, now_ms: int) -> None:
         """Everything is read, and it is `now_ms`."""

@@ -1,7 +1,7 @@
 """Waiting until the join has taken in everything that was there when the run began.
 
-A run waits in rounds: to the present ends of interactions, outcomes and references; then once more to the ends that these have by then,
-since the join itself re-keys outcomes and announces references. An end is passed when the join's group has committed a position at or
+A run waits in rounds: to the present ends of interactions, outcomes and references; then twice more to the ends that these have by then,
+since the join announces names on references, and re-keys to references what waited for them. An end is passed when the join's group has committed a position at or
 above it: the join commits its position over transaction markers and on idle partitions too.
 """
 
@@ -19,8 +19,8 @@ from treadle_streams.snapshot.errors import JoinBehind
 
 __all__ = ["wait_for_join"]
 
-_ROUNDS: Final = 2
-"""The second one covers what the first one's events were re-keyed to; re-keyed events are not re-keyed again."""
+_ROUNDS: Final = 3
+"""The second one covers what the first one's interactions announced, the third what was re-keyed then; that is not re-keyed again."""
 _PAUSE_S: Final = 0.1
 _INPUTS: Final = ("interactions", "outcomes", "references")
 
