@@ -19,7 +19,7 @@ from treadle.log import Partition
 from treadle_schemas import topics
 
 from treadle_streams.join import INPUTS, Meta
-from treadle_streams.worker._ports import AdminPort, Ports
+from treadle_streams.worker._ports import AdminPort, ConsumerPort, Ports
 from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._store import PartitionStore
 from treadle_streams.worker.errors import StateLost
@@ -48,6 +48,22 @@ def recover(
     """
     if not stores:
         return {}, set()
+    _catch_up(settings, ports, admin, stores, current)
+    try:
+        return _checked(settings, ports, admin, stores, current)
+    except StateLost:
+        # a worker stopped in between may be seeing what a later owner did; that has its META below the end as it is now
+        _catch_up(settings, ports, admin, stores, current)
+        return _checked(settings, ports, admin, stores, current)
+
+
+def _catch_up(
+    settings: WorkerSettings,
+    ports: Ports,
+    admin: AdminPort,
+    stores: Mapping[int, PartitionStore],
+    current: Callable[[], bool],
+) -> None:
     changelog = settings.changelog
     ends = _asked(ports, current, lambda: admin.end_offsets((changelog, p) for p in stores))
     left = {}
@@ -59,7 +75,6 @@ def recover(
             left[partition] = end
     if left:
         _replay(settings, ports, {p: stores[p] for p in left}, left, current)
-    return _checked(settings, ports, admin, stores, current)
 
 
 def _replay(
@@ -69,21 +84,7 @@ def _replay(
     ends: Mapping[int, int],
     current: Callable[[], bool],
 ) -> None:
-    consumer = ports.consumer(
-        {
-            "bootstrap.servers": settings.servers,
-            "group.id": settings.group + ".reader",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 50,
-            "fetch.error.backoff.ms": 50,
-            "fetch.message.max.bytes": 4 * 1024 * 1024,
-            "queued.max.messages.kbytes": 64 * 1024,
-            "log_level": 0,
-        }
-    )
+    consumer = _reader(settings, ports)
     left = set(ends)
     try:
         consumer.assign([TopicPartition(settings.changelog, p, stores[p].applied) for p in left])
@@ -106,6 +107,49 @@ def _replay(
         consumer.close()
 
 
+def _with_records(
+    settings: WorkerSettings, ports: Ports, topic: str, partitions: set[int], current: Callable[[], bool]
+) -> set[int]:
+    """Those of the partitions that hold a committed record. Their ends do not tell: aborted transactions and markers take offsets too."""
+    if not partitions:
+        return set()
+    consumer = _reader(settings, ports)
+    found: set[int] = set()
+    left = set(partitions)
+    try:
+        consumer.assign([TopicPartition(topic, p, 0) for p in left])
+        while left:
+            if not current():
+                raise Overtaken
+            for message in consumer.consume(100, 0.05):
+                error, partition = message.error(), message.partition() or 0
+                if error is None:
+                    found.add(partition)
+                if error is None or error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(partition)
+    finally:
+        consumer.close()
+    return found
+
+
+def _reader(settings: WorkerSettings, ports: Ports) -> ConsumerPort:
+    return ports.consumer(
+        {
+            "bootstrap.servers": settings.servers,
+            "group.id": settings.group + ".reader",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 50,
+            "fetch.error.backoff.ms": 50,
+            "fetch.message.max.bytes": 4 * 1024 * 1024,
+            "queued.max.messages.kbytes": 64 * 1024,
+            "log_level": 0,
+        }
+    )
+
+
 def _checked(
     settings: WorkerSettings,
     ports: Ports,
@@ -118,7 +162,9 @@ def _checked(
     inputs = [(name, p) for name in names.values() for p in stores]
     starts = _asked(ports, current, lambda: admin.start_offsets(inputs))
     committed = _asked(ports, current, lambda: admin.committed(settings.group, inputs))
-    written = _asked(ports, current, lambda: admin.end_offsets((graded, p) for p in stores))
+    new = [p for p, store in stores.items() if store.meta() is None]
+    written = _asked(ports, current, lambda: admin.end_offsets((graded, p) for p in new)) if new else {}
+    graded_before = _with_records(settings, ports, graded, {p for (_, p), end in written.items() if end > 0}, current)
     metas: dict[int, Meta] = {}
     behind: set[int] = set()
     for partition, store in stores.items():
@@ -128,7 +174,7 @@ def _checked(
                 raise StateLost(
                     settings.workspace, partition, f"group {settings.group} has positions, but there is no META"
                 )
-            if written[graded, partition] > 0:
+            if partition in graded_before:
                 raise StateLost(settings.workspace, partition, f"{graded} has records, but there is no META")
             # a log whose start was cut off before anything was joined begins where it begins now
             meta = Meta(offsets={kind: at for kind, name in names.items() if (at := starts[name, partition]) > 0})
