@@ -62,7 +62,7 @@ class Process(Owner):
         self._member_id: str | None = None
         self._rejoining = False
         self._partitions: list[int] = []
-        ports = Ports(
+        self.ports = Ports(
             producer=lambda config: Producer(self, config),
             consumer=lambda config: Consumer(self),
             admin=lambda servers: Offsets(self),
@@ -73,7 +73,7 @@ class Process(Owner):
             sleep=lambda seconds: self.scheduler.wait(seconds) and None,
         )
         random = self.scheduler.random
-        settings = WorkerSettings(
+        self.settings = WorkerSettings(
             workspace=cluster.settings.workspace,
             servers="simulated",
             home=Path("/nowhere"),
@@ -81,8 +81,9 @@ class Process(Owner):
             batch_bytes=random.choice((600, 16 << 20)),
             gather_s=0.5,
         )
-        self.changelog = settings.changelog
-        self.lane = Lane(settings, cluster.settings, lambda: self.generation, lambda: self.reading, self._failed, ports)
+        self.lane = Lane(
+            self.settings, cluster.settings, lambda: self.generation, lambda: self.reading, self._failed, self.ports
+        )
 
     def start(self) -> None:
         """Run."""

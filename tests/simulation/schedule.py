@@ -22,7 +22,7 @@ from simulation.process import Process
 from simulation.scheduler import Scheduler
 from simulation.verdict import verdict
 
-__all__ = ["Result", "run"]
+__all__ = ["Result", "run", "settings_of"]
 
 _BUSY_S: Final = 18.0
 """Events and faults come in this time."""
@@ -47,7 +47,8 @@ class Result:
 
 
 @cache
-def _settings(partitions: int) -> tuple[WorkspaceSettings, Grading]:
+def settings_of(partitions: int) -> tuple[WorkspaceSettings, Grading]:
+    """The workspace of a schedule, and its grading."""
     settings = WorkspaceSettings(
         workspace=WORKSPACE,
         partitions=partitions,
@@ -70,7 +71,7 @@ def run(seed: int, *, without: frozenset[str] = frozenset(), trace: bool = False
     if trace:
         scheduler.trace = []
     draws = Random(seed ^ 0x5EED)
-    settings, grading = _settings(draws.choice((2, 3, 4)))
+    settings, grading = settings_of(draws.choice((2, 3, 4)))
     faults = Faults(Random(seed ^ 0xFA17), 1.0, _BUSY_S, without)
     cluster = Cluster(scheduler, settings, faults)
     history = draw(draws, settings.partitions, draws.randint(50, 60))
