@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,55 @@ def test_since_goes_back_to_a_time_and_a_new_grader_begins_at_the_end(bench: Ben
     bench.record("good 1")
     assert bench.grade(bench.config(), begin=None).seen == 1
     assert bench.grade(bench.config(), begin=0).seen == 2
+
+
+class Following(threading.Thread):
+    """A grader that runs until it is told to end."""
+
+    def __init__(self, bench: Bench, config: GraderConfig) -> None:
+        super().__init__()
+        self.quit = threading.Event()
+        self.tally: Tally | None = None
+        self._config = config
+        self._place = Place(
+            servers=bench.servers, workspace=bench.workspace, home=bench.home, begin="beginning", once=False
+        )
+
+    def run(self) -> None:
+        self.tally = run_grader(self._config, self._place, self.quit)
+
+    def end(self) -> Tally:
+        self.quit.set()
+        self.join(60)
+        assert self.tally is not None
+        return self.tally
+
+
+def wait(what: str, condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {deadline_s} s"
+        time.sleep(0.1)
+
+
+def test_a_grader_follows_waits_for_the_next_day_and_leaves_the_rest_for_the_next_start(bench: Bench) -> None:
+    bench.record("good 0")
+    follower = Following(bench, bench.config(calls_per_day=3))
+    follower.start()
+    wait("what was there is graded", lambda: len(bench.verdicts()) == 1)
+    bench.record("good 1")
+    wait("what comes is graded", lambda: len(bench.verdicts()) == 2)
+    bench.record("good 2", "good 3")
+
+    def waits() -> bool:
+        tally = bench.folder().tally()
+        return tally is not None and tally.state.startswith("waiting: the budget is spent: calls_per_day is 3")
+
+    wait("the day's budget is spent", waits)
+    tally = follower.end()
+    assert (tally.state, tally.graded, tally.left) == ("ended", 3, 1)
+    assert bench.grade(bench.config(), begin=None).graded == 1
+    assert len(bench.verdicts()) == 4
 
 
 def command(bench: Bench, *arguments: str) -> list[str]:
