@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import msgspec
 from treadle_schemas import codec, topics
 from treadle_schemas.canonical import canonical_json, loads
 from treadle_schemas.records import Grade, Progress
@@ -17,13 +18,24 @@ from treadle_schemas.records import Grade, Progress
 from treadle_streams.join.arrivals import Refused
 from treadle_streams.join.state import Captured, RowState, Seen, json_bytes
 
-__all__ = ["Emission", "dead_letter", "graded", "graded_hash", "graded_tail", "progress", "progress_hash"]
+__all__ = [
+    "Emission",
+    "dead_letter",
+    "graded",
+    "graded_hash",
+    "graded_hash_of",
+    "graded_tail",
+    "progress",
+    "progress_hash",
+]
 
 MAX_DEAD_LETTER_BYTES: Final = 15 * 1024 * 1024
 """A record of 16 MiB with our headers around it would not fit the topic: its head is kept, and the offset says where the rest lies."""
 
-Stream = Literal["graded", "part", "progress", "dead-letter", "announcement", "rekeyed"]
-"""`part` records go to the topic `.graded` too, announcements and re-keyed outcomes to `.references`."""
+Stream = Literal[
+    "graded", "part", "progress", "dead-letter", "announcement", "rekeyed", "regraded", "regraded-progress"
+]
+"""`part` records and `regraded` go to the topic `.graded` too, announcements and re-keyed outcomes to `.references`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +52,51 @@ class Emission:
 
 def graded_hash(captured: Captured, grade: Grade, tail: bytes = b"") -> str:
     """Fingerprint of a graded row's content: interaction, grade, side of the split, and the `tail` (rights, erasure, feedback)."""
-    digest = hashlib.sha256(_grade_bytes(grade))
-    digest.update(captured.side.encode() + b"\0" + tail)
-    if captured.task_id is None:
-        # by the interaction alone while it is alone; another step may decide it later
-        digest.update(captured.group.encode())
-    digest.update(captured.body)
+    # without task the group is by the interaction alone while it is alone; another step may decide it later
+    group = captured.group if captured.task_id is None else ""
+    return _fingerprint(_grade_bytes(grade), captured.side, tail, group, captured.body)
+
+
+def graded_hash_of(value: bytes) -> str:
+    """The same fingerprint from a record that `graded` made. Raises msgspec.DecodeError or ValueError for other bytes."""
+    row = _WRITTEN.decode(value)
+    # the interaction is verbatim: with white space around it, and anything in it
+    start = len(_head(row.episode_id, row.interaction_id))
+    end = value.index(
+        b',"grade":' + bytes(row.grade), value.index(bytes(row.interaction), start) + len(row.interaction)
+    )
+    body = value[start:end]
+    provenance = b',"provenance":' + bytes(row.provenance)
+    tail = value[value.index(provenance, end) + len(provenance) : -1]
+    group = row.split_group if loads(body).get("task_id") is None else ""
+    return _fingerprint(bytes(row.grade), row.split, tail, group, body)
+
+
+class _Written(msgspec.Struct):
+    """A graded row whose parts stay as they were written."""
+
+    episode_id: str
+    interaction_id: str
+    interaction: msgspec.Raw
+    grade: msgspec.Raw
+    split: str
+    split_group: str
+    provenance: msgspec.Raw
+
+
+_WRITTEN: Final = msgspec.json.Decoder(_Written)
+
+
+def _head(episode_id: str, interaction_id: str) -> bytes:
+    ids = json_bytes(episode_id), json_bytes(interaction_id)
+    return b'{"episode_id":%b,"interaction_id":%b,"interaction":' % ids
+
+
+def _fingerprint(grade: bytes, side: str, tail: bytes, group: str, body: bytes) -> str:
+    digest = hashlib.sha256(grade)
+    digest.update(side.encode() + b"\0" + tail)
+    digest.update(group.encode())
+    digest.update(body)
     return digest.hexdigest()[:32]
 
 
@@ -95,11 +146,7 @@ def graded(
     }
     value = b"".join(
         (
-            b'{"episode_id":',
-            json_bytes(row.episode_id),
-            b',"interaction_id":',
-            json_bytes(row.interaction_id),
-            b',"interaction":',
+            _head(row.episode_id, row.interaction_id),
             captured.body,
             b',"grade":',
             _grade_bytes(grade),

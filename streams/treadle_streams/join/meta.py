@@ -10,6 +10,7 @@ from treadle_schemas.errors import FieldError
 
 from treadle_streams.join.clock import ImportState
 from treadle_streams.join.errors import StateError
+from treadle_streams.join.restoring import Restore
 from treadle_streams.join.state import json_bytes
 
 __all__ = ["Meta"]
@@ -33,6 +34,16 @@ class Meta:
     graded, corrections, duplicates, clock_ahead and the rest only grow."""
     dead_letters: dict[str, int] = field(default_factory=dict)
     """By reason."""
+    regraded: int = 1
+    """The grading version that every row has, at least."""
+    grading: int = 1
+    """The newest grading version that a row may have."""
+    cursor: bytes = b""
+    """While they differ: the key up to which records were graded anew."""
+    looked_at: int = 0
+    """Rows up to there."""
+    restore: Restore | None = None
+    """While lost state is being rebuilt from the log."""
 
     def copy(self) -> Meta:
         """A copy that can change without touching this one."""
@@ -54,8 +65,13 @@ class Meta:
                 "imports": {i: [s.begun, s.ended, s.last_ms] for i, s in self.imports.items()},
                 "counts": self.counts,
                 "dead_letters": self.dead_letters,
+                **({} if self.grading == 1 else {"grading": self._grading()}),
+                **({} if self.restore is None else {"restore": self.restore.plain()}),
             }
         )
+
+    def _grading(self) -> list[Any]:
+        return [self.regraded, self.grading, self.cursor.hex(), self.looked_at]
 
     @classmethod
     def decode(cls, data: bytes) -> Meta:
@@ -66,6 +82,7 @@ class Meta:
             plain: dict[str, Any] = loads(data[len(_HEAD) :])
             if plain["layout"] != 1:
                 raise StateError(f"META of layout {plain['layout']!r}: this treadle reads layout 1")
+            regraded, grading, cursor, looked_at = plain.get("grading", (1, 1, "", 0))
             return cls(
                 offsets=plain["offsets"],
                 appended=plain["appended"],
@@ -73,6 +90,11 @@ class Meta:
                 imports={i: ImportState(*s) for i, s in plain["imports"].items()},
                 counts=plain["counts"],
                 dead_letters=plain["dead_letters"],
+                regraded=regraded,
+                grading=grading,
+                cursor=bytes.fromhex(cursor),
+                looked_at=looked_at,
+                restore=Restore.of_plain(plain["restore"]) if "restore" in plain else None,
             )
-        except (FieldError, KeyError, TypeError) as err:
+        except (FieldError, KeyError, TypeError, ValueError) as err:
             raise StateError(f"{data[:40]!r}... is no META record: {err}") from err

@@ -34,6 +34,7 @@ from treadle_streams.join.grouping import Grouping
 from treadle_streams.join.ledger import kept_arrival
 from treadle_streams.join.meta import Meta
 from treadle_streams.join.references import ByName, Names
+from treadle_streams.join.regrade import go_on
 from treadle_streams.join.retention import Endings, late, row_ends_ms, take_orphans
 from treadle_streams.join.state import (
     EPISODES,
@@ -97,6 +98,8 @@ class Plan:
     outputs: list[Emission] = field(default_factory=list)
     more: bool = False
     """Rows are left over that time has made due: plan again at once."""
+    background: bool = False
+    """Kept rows are left to be graded by the present grading version: plan again, but let events that arrive come in between."""
     empty: bool = False
     """Nothing happened that a restart would not find again: no transaction is needed."""
 
@@ -111,11 +114,13 @@ def plan(
     graded_at: str,
     positions: Mapping[str, int] | None = None,
     at_end_ms: Mapping[str, int] | None = None,
+    background: bool = True,
 ) -> Plan:
     """Plan a batch.
 
     `positions` are next offsets by topic kind where those lie past transaction markers, `at_end_ms` the broker time at which a topic was
     known to be at its end. `graded_at` is the present time as text, for provenance only. Arrivals below META's offsets are skipped.
+    With `background` the batch also grades some kept rows anew where `grading` is of a newer version than they are.
     """
     batch = _Batch(partition, meta.copy(), reader, grading, graded_at)
     known = dict(meta.offsets)
@@ -127,6 +132,11 @@ def plan(
     batch.evaluate_touched()
     batch.fire_timers()
     batch.release_imports()
+    batch.sweep()
+    if background:
+        batch.regrade()
+    else:
+        batch.out.background = m.regraded < grading.settings.grading_version
     batch.contents.write()
     batch.names.write()
     batch.episodes.write()
@@ -150,6 +160,10 @@ class _Batch:
         self.endings = Endings(reader, self.out, meta, grading.keep_ms)
         self._by_name = ByName(self.names, grading, self._row, self.endings, self._fold, self._refuse)
         self._emitted_bytes = 0
+        self._replaying = meta.restore is not None and meta.restore.replaying(meta.offsets)
+        """Is lost state being rebuilt? Then nothing is graded before all of it is there."""
+        self._known = False
+        """Had the lost state taken the present event in? Then what it has to say is on the log."""
 
     def take(self, arrivals: Iterable[Arrival]) -> None:
         """Fold everything that arrived into rows, import states and dead letters."""
@@ -171,7 +185,9 @@ class _Batch:
             if isinstance(e, InteractionEvent | OutcomeEvent | RightsEvent | EpisodeEvent)
             and not e.key.startswith(NAMES)
         )
+        restore = self.meta.restore
         for event in events:
+            self._known = restore is not None and restore.known(event.arrival.kind, event.arrival.offset)
             match event:
                 case Refused():
                     self._refuse(event)
@@ -187,6 +203,7 @@ class _Batch:
                     self._by_name.announced(event)
                 case _:
                     self._take(event)
+        self._known = False
         self.names.serve()
         # an index key may be left over from before a row named other parts; then grading it again says nothing new
         self._rows.touch(self.contents.spread())
@@ -211,6 +228,38 @@ class _Batch:
         for import_id, state in list(self.meta.imports.items()):
             if state.over(self.meta.clock_ms) and self._by_time(self._reader.parked(parked_prefix(import_id))):
                 del self.meta.imports[import_id]
+
+    def sweep(self) -> None:
+        """Grade all rows, some in each transaction, when lost state is there again."""
+        restore = self.meta.restore
+        if restore is None or restore.replaying(self.meta.offsets):
+            return
+        if self._replaying:
+            self.out.more = True
+            return
+        keys = self._reader.keys(ROWS, restore.cursor, MAX_ROWS_BY_TIME)
+        self._rows.load(keys)
+        for key in keys:
+            entry = self._rows.entries[key]
+            if entry.row is not None and not entry.touched:
+                entry.touched = True
+                self._evaluate(key, entry)
+            restore.cursor = key
+        if len(keys) < MAX_ROWS_BY_TIME:
+            self.meta.restore = None
+            self.meta.count("restored")
+        else:
+            self.out.more = True
+
+    def regrade(self) -> None:
+        """Grade some kept rows anew where the grading settings have changed."""
+        if self.meta.restore is None:
+            version = self._grading.settings.grading_version
+            go_on(self.meta, version, self._reader, self._rows, self.out, self._regrade_episode, self._evaluate)
+
+    def _regrade_episode(self, key: bytes) -> None:
+        for row_key in self.episodes.refresh(key, self.meta.clock_ms, self._import_open):
+            self._evaluate(row_key, self._rows.entries[row_key])
 
     def _by_time(self, found: Iterator[tuple[bytes, bytes]]) -> bool:
         """Evaluate the rows found; False where some are left for the next batch."""
@@ -297,7 +346,8 @@ class _Batch:
                 observed_us = event.observed_us
         self._see_clock(event.arrival, observed_us)
         if isinstance(event, InteractionEvent):
-            self.out.outputs += self._by_name.interaction(event)
+            said = self._by_name.interaction(event)
+            self.out.outputs += [] if self._known else said
         elif event.named:
             self._by_name.outcome(event)
         else:
@@ -369,6 +419,14 @@ class _Batch:
         row = entry.row
         if row is None:  # it ended in this batch
             return
+        if self._replaying:
+            self._keep(key, entry, row)
+            return
+        if row.captured is None and row.revision:
+            # a seed whose interaction is not on the log any more
+            self._end(key, entry)
+            self.endings.end_row(row, entry.before)
+            return
         episode = self.episodes.of(row)
         content = self._grouping.prepare(row, episode)
         done = evaluate(
@@ -410,7 +468,7 @@ class _Batch:
             if clock_ms > ends_ms and row.imports:
                 ends_ms = clock_ms + IMPORT_PATIENCE_MS
             elif clock_ms > ends_ms:
-                if row.captured is not None and not row.settled:
+                if row.captured is not None and not row.settled and not self._replaying:
                     self._refuse(unsettled(row, row.captured, self.out.partition, self._grading.settings.workspace))
                 self._end(key, entry)
                 self.endings.end_row(row, entry.before)
@@ -444,6 +502,8 @@ class _Batch:
         self._put(key, entry, entry.row)
 
     def _refuse(self, refused: Refused) -> None:
+        if self._known:
+            return
         refused = replace(refused, arrival=as_written(refused.arrival))
         self.out.outputs.append(dead_letter(refused, self._grading.settings.workspace))
         self.meta.dead_letters[refused.reason] = self.meta.dead_letters.get(refused.reason, 0) + 1

@@ -41,6 +41,7 @@ from treadle_streams.join.emissions import Emission
 from treadle_streams.join.errors import StateError
 from treadle_streams.join.grading import Grading
 from treadle_streams.join.ledger import known_headers
+from treadle_streams.join.meta import Meta
 from treadle_streams.join.retention import Endings
 from treadle_streams.join.state import NEVER_MS, ROWS, Captured, RowState, index_keys
 
@@ -83,6 +84,8 @@ class Target(msgspec.Struct, array_like=True):
     """Append time of the announcement."""
     sent: int = 0
     """Events below this number were re-keyed to it."""
+    offset: int = -1
+    """Of the announcement."""
 
 
 class NameState(msgspec.Struct, array_like=True):
@@ -113,14 +116,6 @@ class Changes(Protocol):
     more: bool
 
 
-class Counter(Protocol):
-    """What META counts."""
-
-    def count(self, name: str, by: int = 1) -> None:
-        """Add to a count."""
-        ...
-
-
 def announcements(event: InteractionEvent, partitions: int) -> list[Emission]:
     """What the join says of an interaction's names, when it stores it: each copy says its own, also one that loses a conflict."""
     said: list[tuple[Literal["reference", "interaction"], str]] = [("reference", name) for name in event.references]
@@ -146,13 +141,14 @@ class _Entry:
 class Names:
     """The names of one batch. What is re-keyed goes out at once within bounds, and later by a timer that is due at once."""
 
-    def __init__(self, reader: NameReader, out: Changes, meta: Counter, grading: Grading) -> None:
+    def __init__(self, reader: NameReader, out: Changes, meta: Meta, grading: Grading) -> None:
         self._reader = reader
         self._out = out
         self._meta = meta
         self._workspace = grading.settings.workspace
         self._partitions = grading.settings.partitions
         self._keep_ms = grading.keep_ms
+        self._restore = meta.restore
         self._entries: dict[bytes, _Entry] = {}
         self._touched: dict[bytes, None] = {}
         self._sent = self._sent_bytes = 0
@@ -196,7 +192,9 @@ class Names:
                 raw = seen.raw.encode()
                 written = Arrival("outcomes", partition, seen.offset, seen.append_ms, said.name.encode(), raw, [])
                 self._hold(event.named, raw, written, None, met=True)
-        state.targets.append(Target(said.episode_id, said.interaction_id, event.arrival.append_ms))
+        state.targets.append(
+            Target(said.episode_id, said.interaction_id, event.arrival.append_ms, 0, event.arrival.offset)
+        )
         return None
 
     def take_over(self, key: bytes) -> list[Arrival]:
@@ -307,10 +305,17 @@ class Names:
                 if abs(waiting.append_ms - target.append_ms) > self._keep_ms:
                     continue
                 waiting.met = True
+                if self._on_log(waiting, target):
+                    continue
                 self._sent += 1
                 self._sent_bytes += len(waiting.raw)
                 self._out.outputs.append(_rekeyed(target, waiting, self._partitions))
                 self._meta.count("rekeyed")
+
+    def _on_log(self, waiting: Waiting, target: Target) -> bool:
+        """Did the state that is being rebuilt re-key this already?"""
+        lost = self._restore
+        return lost is not None and lost.known("outcomes", waiting.offset) and lost.known("references", target.offset)
 
     def _arrival(self, name: str, waiting: Waiting) -> Arrival:
         headers = known_headers(codec.OUTCOME, self._workspace, waiting.import_id)
