@@ -5,9 +5,12 @@ BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
 LOCK   := requirements/lock.txt
 STAMP  := $(VENV)/.treadle-installed
+SEEDS  ?= 1000
+FIRST  ?= 0
+JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-fast test-long lint format types lock clean
+.PHONY: help setup demo demo-seeds test test-fast test-long simulate lint format types lock clean
 
 help:  ## Print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +40,9 @@ test-fast: setup  ## Run the tests that need no broker (seconds)
 
 test-long: setup  ## Run the longer forms of the fault tests
 	$(BIN)/python -m pytest -m long --durations=10 $(ARGS)
+
+simulate: setup  ## Run the join through simulated faults: SEEDS=1000 FIRST=0, JOBS=2; ARGS=--trace with one seed prints its steps
+	$(BIN)/python tests/simulation --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS) $(ARGS)
 
 lint: setup  ## Check style and imports
 	$(BIN)/ruff check .

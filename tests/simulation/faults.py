@@ -45,6 +45,7 @@ PASSING: Final = (
 """Faults that strike no process at a point."""
 
 _WEIGHTS: Final = (1, 3, 1, 1, 1, 2, 1, 2)
+_POINT_WEIGHTS: Final = (*(2 for _ in STEPS), *(1 for _ in RECOVERY))
 _TOGETHER: Final = {
     "slow markers": ("worker leaves", "rebalance", "kill"),
     "positions reset": ("kill", "worker leaves", "rebalance"),
@@ -97,7 +98,7 @@ class Faults:
             at_s = random.uniform(from_s, to_s)
             kind = (
                 random.choice(("kill", "stop"))
-                if n < 2 or random.random() < 0.6
+                if n < 3 or random.random() < 0.5
                 else random.choices(PASSING, _WEIGHTS)[0]
             )
             if drawn and random.random() < 0.5:
@@ -140,7 +141,8 @@ class Faults:
         if kind == "stop":
             stop_s = random.choice((random.uniform(0.5, 5.0), random.uniform(4.5, 7.0), random.uniform(6.5, 14.0)))
         loss: Loss = random.choice(("", "", "power", "wiped"))
-        point, name, skip = random.choice(POINTS), random.choice((None, "a", "b")), random.choice((0, 0, 1, 2))
+        point = random.choices(POINTS, _POINT_WEIGHTS)[0]
+        name, skip = random.choice((None, "a", "b")), random.choice((0, 0, 1, 2))
         return Fault(point, name, stop_s, loss, random.uniform(0.2, 4.0), skip)
 
     def _begin(self, cluster: Cluster, kind: str, fault: Fault | None) -> None:

@@ -77,8 +77,8 @@ class Process(Owner):
             workspace=cluster.settings.workspace,
             servers="simulated",
             home=Path("/nowhere"),
-            batch_records=random.choice((3, 8, 2_000)),
-            batch_bytes=random.choice((600, 16 << 20)),
+            batch_records=random.choice((4, 20, 2_000, 2_000)),
+            batch_bytes=random.choice((600, 16 << 20, 16 << 20, 16 << 20)),
             gather_s=0.5,
         )
         self.lane = Lane(
