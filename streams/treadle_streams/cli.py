@@ -12,6 +12,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "status": ("treadle_streams.supervisor.commands:status", "Show how broker, services and workspaces are."),
     "workspace": ("treadle_streams.workspaces.commands:workspace", "Create, list, show and delete workspaces."),
     "worker": ("treadle_streams.worker.cli:command", "Join interactions with their outcomes; runs until stopped."),
+    "restore": ("treadle_streams.worker.restore_cli:command", "Rebuild lost join state from the log."),
     "snapshot": ("treadle_streams.snapshot.cli:snapshot", "Make the next version of a corpus from what has settled."),
     "snapshotter": (
         "treadle_streams.snapshot.cli:snapshotter",

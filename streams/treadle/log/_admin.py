@@ -15,6 +15,7 @@ from confluent_kafka import (
     IsolationLevel,
     KafkaError,
     KafkaException,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import (
@@ -61,6 +62,16 @@ class Admin:
         except KafkaException as err:
             raise translate(err, f"asking {self._servers} for its topics") from err
         return {name: len(meta.partitions) for name, meta in topics.items()}
+
+    def topic_id(self, name: str) -> str:
+        """Which creation of a topic this is. Raises LogError where there is none."""
+        try:
+            described = self._admin.describe_topics(TopicCollection([name]), request_timeout=10)[name].result(15)
+        except KafkaException as err:
+            raise translate(err, f"asking for topic {name}") from err
+        except FutureTimeout as err:
+            raise LogUnreachable(f"asking {self._servers} for topic {name}: no answer in 15 s") from err
+        return str(described.topic_id)
 
     def create(self, name: str, partitions: int, config: Mapping[str, str], replication: int = -1) -> bool:
         """Create a topic; False where it exists. `replication` -1 is the cluster's default. See `wait_usable`."""

@@ -21,7 +21,7 @@ from treadle_streams.join import INPUTS, Arrival, Grading, Meta, Plan, plan
 from treadle_streams.worker._clockwork import Reading, View
 from treadle_streams.worker._inputs import Inputs
 from treadle_streams.worker._ports import REAL, MailPort, Ports
-from treadle_streams.worker._recovery import Overtaken, recover
+from treadle_streams.worker._recovery import Overtaken, asked_until_there, recover
 from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._store import PartitionStore
 from treadle_streams.worker._transaction import Membership, Transactions
@@ -187,7 +187,9 @@ class Lane(threading.Thread):
 
         started = self._monotonic()
         try:
-            identity = self._workspace.created_at
+            # what lies on disk belongs to one creation of the workspace and of the changelog
+            changelog = asked_until_there(self._ports, current, lambda: self._admin.topic_id(self._settings.changelog))
+            identity = f"{self._workspace.created_at} {changelog}"
             self._stores = {
                 p: PartitionStore(db, identity, self._ports.write_batch) for p, db in asked.databases.items()
             }

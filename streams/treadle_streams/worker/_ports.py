@@ -45,11 +45,12 @@ class ConsumerPort(Protocol):
 
 
 class AdminPort(Protocol):
-    """Questions about offsets, as `treadle.log.Admin`."""
+    """Questions about offsets and topics, as `treadle.log.Admin`."""
 
     def end_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]: ...
     def start_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]: ...
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]: ...
+    def topic_id(self, name: str) -> str: ...
 
 
 class MailPort(Protocol):

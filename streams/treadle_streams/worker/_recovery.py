@@ -11,11 +11,10 @@ when it died is waited for: it times out in five seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from confluent_kafka import KafkaError, Message, TopicPartition
 from treadle.errors import LogError
-from treadle.log import Partition
 from treadle_schemas import topics
 
 from treadle_streams.join import INPUTS, Meta
@@ -24,7 +23,9 @@ from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._store import PartitionStore
 from treadle_streams.worker.errors import StateLost
 
-__all__ = ["Overtaken", "recover"]
+__all__ = ["Overtaken", "asked_until_there", "recover"]
+
+_T = TypeVar("_T")
 
 _RETRY_S: Final = 0.2
 _PATIENCE_S: Final = 60.0
@@ -65,7 +66,7 @@ def _catch_up(
     current: Callable[[], bool],
 ) -> None:
     changelog = settings.changelog
-    ends = _asked(ports, current, lambda: admin.end_offsets((changelog, p) for p in stores))
+    ends = asked_until_there(ports, current, lambda: admin.end_offsets((changelog, p) for p in stores))
     left = {}
     for partition, store in stores.items():
         end = ends[changelog, partition]
@@ -160,10 +161,10 @@ def _checked(
     names = {kind: topics.topic(settings.workspace, kind) for kind in INPUTS}
     graded = topics.topic(settings.workspace, "graded")
     inputs = [(name, p) for name in names.values() for p in stores]
-    starts = _asked(ports, current, lambda: admin.start_offsets(inputs))
-    committed = _asked(ports, current, lambda: admin.committed(settings.group, inputs))
+    starts = asked_until_there(ports, current, lambda: admin.start_offsets(inputs))
+    committed = asked_until_there(ports, current, lambda: admin.committed(settings.group, inputs))
     new = [p for p, store in stores.items() if store.meta() is None]
-    written = _asked(ports, current, lambda: admin.end_offsets((graded, p) for p in new)) if new else {}
+    written = asked_until_there(ports, current, lambda: admin.end_offsets((graded, p) for p in new)) if new else {}
     graded_before = _with_records(settings, ports, graded, {p for (_, p), end in written.items() if end > 0}, current)
     metas: dict[int, Meta] = {}
     behind: set[int] = set()
@@ -190,9 +191,8 @@ def _checked(
     return metas, behind
 
 
-def _asked(
-    ports: Ports, current: Callable[[], bool], question: Callable[[], dict[Partition, int]]
-) -> dict[Partition, int]:
+def asked_until_there(ports: Ports, current: Callable[[], bool], question: Callable[[], _T]) -> _T:
+    """The answer to a question about the log, which is repeated while the broker is away. Raises Overtaken, LogError."""
     deadline = ports.monotonic() + _PATIENCE_S
     while True:
         if not current():

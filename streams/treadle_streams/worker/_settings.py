@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from treadle.log import MAX_MESSAGE_BYTES
 from treadle_schemas import topics
 
 from treadle_streams.join import INPUTS
 
-__all__ = ["WorkerSettings"]
+__all__ = ["CHANGELOG_CONFIG", "WorkerSettings"]
+
+CHANGELOG_CONFIG: Final[Mapping[str, str]] = {
+    # rows are overwritten in place and end with a null, so compaction alone bounds it
+    "cleanup.policy": "compact",
+    "max.message.bytes": str(MAX_MESSAGE_BYTES),
+}
 
 SESSION_TIMEOUT_S: Final = 6.0
 """A member that is silent for so long is out of the group. The least that brokers accept by default, so takeover is quick."""

@@ -84,7 +84,7 @@ class PartitionStore:
             yield key, key[len(prefix) :]
 
     def apply(self, made: Plan, meta: bytes, changelog_offset: int) -> None:
-        """What a committed plan changed, in one write batch: index keys and what ended away, rows with their index keys, META, the offset."""
+        """What a committed plan changed, in one write batch: index keys and what ended away, the rest with index keys, META, the offset."""
         batch = self._write_batch()
         for key in (*made.drop_index, *made.deletes):
             batch.delete(key)

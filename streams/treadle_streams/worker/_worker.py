@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from treadle.errors import TopicMissing
-from treadle.log import MAX_MESSAGE_BYTES, Admin
+from treadle.log import Admin
 from treadle_schemas.errors import TreadleError
 from treadle_schemas.topics import DATA_TOPICS, topic
 from treadle_schemas.workspace import WorkspaceSettings
@@ -21,7 +21,7 @@ from treadle_streams import workspaces
 from treadle_streams.errors import WorkspaceDamaged
 from treadle_streams.worker._clockwork import Clockwork
 from treadle_streams.worker._lane import Lane
-from treadle_streams.worker._settings import WorkerSettings
+from treadle_streams.worker._settings import CHANGELOG_CONFIG, WorkerSettings
 from treadle_streams.worker._status import StatusFile, status_path
 from treadle_streams.worker.errors import WorkerDirectory
 
@@ -73,9 +73,7 @@ def check_topics(settings: WorkerSettings, workspace: WorkspaceSettings, admin: 
             f"`treadle workspace create {settings.workspace} --if-missing` completes it"
         )
     if settings.changelog not in present:
-        # rows are overwritten in place, so compaction alone bounds it
-        config = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_MESSAGE_BYTES)}
-        admin.create(settings.changelog, workspace.partitions, config)
+        admin.create(settings.changelog, workspace.partitions, CHANGELOG_CONFIG)
         admin.wait_usable({settings.changelog: workspace.partitions})
         present = admin.partitions() | {settings.changelog: workspace.partitions}
     for name in sorted({*wanted, settings.changelog}):

@@ -26,7 +26,7 @@ class StateLost(WorkerError):
     def __init__(self, workspace: str, partition: int, found: str) -> None:
         super().__init__(
             f"workspace {workspace}, partition {partition}: {found}. The join's state is lost or older than its inputs; going on would "
-            "grade rows anew. Bring the changelog topic back from a backup. Rebuilding it from the log is not in this version yet"
+            f"grade rows anew. `treadle restore {workspace} --from-log` rebuilds it from the inputs"
         )
         self.workspace = workspace
         self.partition = partition
