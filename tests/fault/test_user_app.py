@@ -21,6 +21,7 @@ from treadle_schemas.codec import GRADED, encode, make_headers, to_json
 from treadle_schemas.moments import from_micros
 from treadle_schemas.topics import topic
 from treadle_streams import workspaces
+from treadle_streams.broker import LocalBroker
 
 pytestmark = pytest.mark.fault
 
@@ -158,6 +159,34 @@ def test_windows_of_a_faust_app_are_right_though_it_is_killed(bench: Bench) -> N
     bench.publish(50)
     bench.start(*app)
     bench.wait("the last rows are counted", lambda: rates(bench.servers, bench.workspace) == expected(bench.rows))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("example")
+def test_windows_of_a_faust_app_are_right_though_the_broker_is_killed(
+    own_broker: LocalBroker, workspace_name: str, tmp_path: Path
+) -> None:
+    from success_by_tag.rates import CHANGELOG, rates
+
+    bench = Bench(own_broker.bootstrap, workspace_name, tmp_path)
+    changelog = CHANGELOG.format(workspace_name)
+    try:
+        app = bench.start("treadle_streams.apps", "success_by_tag.app")
+        bench.publish(150)
+        bench.wait("the app works", lambda: changelog in Admin(bench.servers).partitions())
+        own_broker.kill()
+        own_broker.start()
+        bench.publish(150)
+
+        def right() -> bool:
+            nonlocal app
+            if app.poll() is not None:  # it may have ended for what Kafka did not take; a supervisor starts it again
+                app = bench.start("treadle_streams.apps", "success_by_tag.app")
+            return rates(bench.servers, workspace_name) == expected(bench.rows)
+
+        bench.wait("all rows are counted", right)
+    finally:
+        bench.stop()
 
 
 def test_an_app_beside_the_join_ends_with_it_and_is_started_again_without_it(bench: Bench) -> None:

@@ -2,8 +2,8 @@
 
 Of faust-streaming 0.15.3 and aiokafka 0.14.0 it leans on, beside what is public:
 
-- `Consumer._commit_offsets`, `ProducerBuffer`: before a commit all that was sent is acknowledged. Stock Faust commits past table changes
-  that may yet be lost;
+- `Consumer._commit_offsets`, `ProducerBuffer`: before a commit all that was sent is acknowledged. Stock Faust stops waiting for its
+  buffer after 0.1 s, only logs what could not be sent, and commits past either;
 - `ConsumerThread._create_worker_consumer`: reads committed records only, which stock Faust does not on a topic written in transactions;
 - tables are in memory, and rebuilt from their changelogs at each start: a local store may hold what its changelog lost.
 

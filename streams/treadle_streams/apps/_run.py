@@ -139,6 +139,8 @@ def _watch(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         quiet.wait(_LOOK_S)
     os.kill(os.getpid(), signal.SIGTERM)
+    quiet.wait(_END_S)
+    os._exit(1)  # it did not end in order; nobody is there any more to end it
 
 
 def _end_process(err: BaseException) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from typing import Any, Protocol
 
 import msgspec
@@ -10,7 +13,7 @@ from treadle_schemas.ids import Handle
 
 from treadle_streams.grader.verdict import Usage
 
-__all__ = ["Judge", "shown_interaction", "split_messages"]
+__all__ = ["Judge", "end_group", "shown_interaction", "split_messages"]
 
 
 class Judge(Protocol):
@@ -49,3 +52,11 @@ def split_messages(interaction: Interaction) -> tuple[list[dict[str, Any]], list
         marks = turns[-1:]
     chosen = set(marks)
     return [m for n, m in enumerate(messages) if n not in chosen], [messages[n] for n in sorted(chosen)]
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a session of its own, and what it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended meanwhile

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import signal
 import subprocess
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +15,7 @@ from treadle_schemas.errors import SettingError
 from treadle_schemas.events import Interaction
 
 from treadle_streams.grader.errors import JudgeFailed
-from treadle_streams.grader.judges._base import shown_interaction
+from treadle_streams.grader.judges._base import end_group, shown_interaction
 from treadle_streams.grader.verdict import Usage, fingerprint_of
 
 __all__ = ["CommandJudge"]
@@ -52,7 +50,7 @@ class CommandJudge:
             try:
                 out, err = process.communicate(given, self._timeout_s)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                end_group(process)
                 process.communicate()
                 raise JudgeFailed(f"the command took longer than {self._timeout_s:g} s", retriable=True) from None
         if process.returncode != 0:

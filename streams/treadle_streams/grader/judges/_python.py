@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from treadle_schemas.errors import SettingError
 from treadle_schemas.events import Interaction
 
 from treadle_streams.grader.errors import GraderRefused, JudgeFailed
-from treadle_streams.grader.judges._base import shown_interaction
+from treadle_streams.grader.judges._base import end_group, shown_interaction
 from treadle_streams.grader.verdict import Usage, fingerprint_of
 
 __all__ = ["PythonJudge"]
@@ -82,7 +81,7 @@ class PythonJudge:
     def _forget(self, process: subprocess.Popen[bytes]) -> None:
         self._all.discard(process)
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            end_group(process)
         process.wait()
         for pipe in _pipes(process):
             try:
@@ -97,7 +96,7 @@ def _exchange(process: subprocess.Popen[bytes], given: bytes, timeout_s: float) 
 
     def end() -> None:
         late.set()
-        os.killpg(process.pid, signal.SIGKILL)
+        end_group(process)
 
     timer = threading.Timer(timeout_s, end)
     timer.start()
