@@ -164,27 +164,15 @@ class Episodes:
 
     def spread(self, clock_ms: int, import_open: Callable[[str], bool]) -> None:
         """Touch the rows for which this batch changed something, as many as go into one transaction."""
-        version = self._grading.settings.grading_version
-        for entry in self._entries.values():
-            state = entry.state
-            if state is None or not (entry.changed or state.version != version or self._first_has_parts(state)):
-                continue
-            if entry.recount:
-                first = state.first
-                state.forget_steps()
-                for row in self._rows.each(self._rows.keys_of(state.episode_id)):
-                    if row.captured is not None:
-                        state.take_step(row)
-                if first is not None and self._rows.get(row_key(state.episode_id, first.interaction_id)).row is None:
-                    state.first = (
-                        first if state.first is None else min(first, state.first)
-                    )  # it ended, and stays the first
-            state.imports = {name for name in state.imports if import_open(name)}
-            self._regroup(state, entry.was)
-            self._list(entry, state, clock_ms)
-            state.version = version
-            entry.changed = True
-            self._drain(entry)
+        for entry in list(self._entries.values()):
+            self._spread(entry, clock_ms, import_open)
+
+    def refresh(self, key: bytes, clock_ms: int, import_open: Callable[[str], bool]) -> list[bytes]:
+        """Bring a kept episode to the present grading version: the keys of rows that are to be graded now."""
+        entry = self._get(key[1:].decode())
+        if entry.state is None or entry.state.version == self._grading.settings.grading_version:
+            return []
+        return self._spread(entry, clock_ms, import_open)
 
     def resume(self, key: bytes) -> list[bytes]:
         """The timer of an episode: the next rows of its list, touched; their keys. Nothing where this batch has been there."""
@@ -321,6 +309,27 @@ class Episodes:
         ):
             return "all"
         return "ends" if said_anew or was.last != now.last else "none"
+
+    def _spread(self, entry: _Entry, clock_ms: int, import_open: Callable[[str], bool]) -> list[bytes]:
+        version = self._grading.settings.grading_version
+        state = entry.state
+        if state is None or not (entry.changed or state.version != version or self._first_has_parts(state)):
+            return []
+        if entry.recount:
+            first = state.first
+            state.forget_steps()
+            for row in self._rows.each(self._rows.keys_of(state.episode_id)):
+                if row.captured is not None:
+                    state.take_step(row)
+            if first is not None and self._rows.get(row_key(state.episode_id, first.interaction_id)).row is None:
+                # it ended, and stays the first
+                state.first = first if state.first is None else min(first, state.first)
+        state.imports = {name for name in state.imports if import_open(name)}
+        self._regroup(state, entry.was)
+        self._list(entry, state, clock_ms)
+        state.version = version
+        entry.changed = True
+        return self._drain(entry)
 
     def _drain(self, entry: _Entry) -> list[bytes]:
         """Touch the next rows of the list, within what one transaction may bring."""

@@ -64,7 +64,7 @@ class MemoryPartition:
             if not made.empty:
                 self._apply(made)
                 written += made.outputs
-            if not made.more:
+            if not (made.more or made.background):
                 break
             batch = ()
         self.outputs += written

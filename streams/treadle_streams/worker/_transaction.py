@@ -44,8 +44,16 @@ _TYPES: Final[Mapping[str, str]] = {
     "dead-letter": codec.DEAD_LETTER,
     "announcement": codec.REFERENCE,
     "rekeyed": codec.OUTCOME,
+    "regraded": codec.REGRADED,
+    "regraded-progress": codec.REGRADED,
 }
-_KINDS: Final[Mapping[str, str]] = {"part": "graded", "announcement": "references", "rekeyed": "references"}
+_KINDS: Final[Mapping[str, str]] = {
+    "part": "graded",
+    "announcement": "references",
+    "rekeyed": "references",
+    "regraded": "graded",
+    "regraded-progress": "progress",
+}
 """Where a stream is no topic of its own."""
 _STALE: Final = frozenset({"ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "REBALANCE_IN_PROGRESS", "FENCED_INSTANCE_ID"})
 """What a coordinator says to a generation that is not the group's: another owner has the partitions, or will have them."""
