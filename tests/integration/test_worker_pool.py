@@ -256,7 +256,6 @@ def test_a_shared_worker_that_is_stopped_in_a_batch_and_woken_too_late_changes_n
     names = [world.create() for _ in range(2)]
     sleeper = world.worker("--small", home=tmp_path, TREADLE_FAULT_STOP_AT="flush:1")
     for name in names:
-        world.runs(name, home=tmp_path)
         world.row(name, "x")
     world.sender.flush()
     state = Path(f"/proc/{sleeper.pid}/stat")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -22,15 +23,18 @@ STEPS: Final[tuple[Step, ...]] = ("plan", "begin", "produce", "flush", "send", "
 class Faults:
     """Counts batches and stops the process where it was asked to."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
-        """Raises SettingError when the variable is set and names no step."""
+    def __init__(self, environ: Mapping[str, str] | None = None, fired: threading.Event | None = None) -> None:
+        """Lanes of one process share `fired`, so that it is stopped once. Raises SettingError when the variable names no step."""
         text = (os.environ if environ is None else environ).get("TREADLE_FAULT_STOP_AT", "")
         self.batch = 0
         self.timers_only = False
-        self._armed = bool(text)
+        armed = bool(text)
+        self._fired = fired or threading.Event()
+        if not armed:
+            self._fired.set()
         step, _, rest = text.partition(":")
         number, _, flag = rest.partition(":")
-        if self._armed and (step not in STEPS or not number.isdigit() or flag not in ("", "t")):
+        if armed and (step not in STEPS or not number.isdigit() or flag not in ("", "t")):
             raise SettingError(
                 f"TREADLE_FAULT_STOP_AT={text!r}: expected STEP:BATCH or STEP:BATCH:t, STEP of {', '.join(STEPS)}"
             )
@@ -41,11 +45,11 @@ class Faults:
     def after(self, step: Step) -> None:
         """Called after each step of a transaction."""
         if (
-            self._armed
+            not self._fired.is_set()
             and step == self._step
             and self.batch >= self._number
             and (self.timers_only or not self._wants_timers)
         ):
-            self._armed = False
+            self._fired.set()
             os.write(2, b"fault: stopped after %s of batch %d\n" % (step.encode(), self.batch))
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -154,7 +155,7 @@ class _Pool:
         turns = Turns(end_process)
         fetch = SharedFetch(self._servers, end_process)
         clock = PoolClock(self._servers, self._seats, end_process)
-        shared = Shared(Admin(self._servers), fetch, turns, Storage(), end_process)
+        shared = Shared(Admin(self._servers), fetch, turns, Storage(), threading.Event(), end_process)
         starts = asyncio.Semaphore(_STARTS)
         follower = workspaces.Follower(self._servers).start()
         turns.start()

@@ -19,6 +19,7 @@ from treadle_schemas.workspace import WorkspaceSettings
 from treadle_streams.join import Input
 from treadle_streams.worker import _faust_hooks as hooks
 from treadle_streams.worker._clockwork import Reading, View, report
+from treadle_streams.worker._faults import Faults
 from treadle_streams.worker._lane import Lane
 from treadle_streams.worker._pool_faust import PoolApp, Storage, make_pool_app
 from treadle_streams.worker._pool_fetch import Feed, SharedFetch
@@ -51,6 +52,8 @@ class Shared:
     fetch: SharedFetch
     turns: Turns
     storage: Storage
+    fired: threading.Event
+    """Set when a fault test has stopped the process."""
     fatal: Callable[[BaseException], None]
     """Ends the process."""
 
@@ -112,7 +115,7 @@ class PoolSeat:
             inputs=lambda _: self._feed,
             admin=lambda _: shared.admin,
             mail=lambda: self._mail,
-            faults=REAL.faults,
+            faults=lambda: Faults(fired=shared.fired),
             write_batch=REAL.write_batch,
         )
         self._app: PoolApp = make_pool_app(self._settings, folder, self.fail, shared.storage)
@@ -215,7 +218,7 @@ class PoolSeat:
                 producer.rest()
         except BaseException as err:
             self.fail(err)
-        return self._feed.waiting or self.long
+        return self._feed.waiting or self.long or self._lane.regrading
 
     # For the clock.
 
@@ -224,9 +227,9 @@ class PoolSeat:
         """See Ticking."""
         return self._lane.view if not self.over else View()
 
-    def told(self, broker_ms: dict[int, int], ends: dict[tuple[Input, int], int]) -> None:
+    def told(self, broker_ms: dict[int, int], ends: dict[tuple[Input, int], int], settings_end: int) -> None:
         """See Ticking."""
-        self.reading = Reading(self.reading.number + 1, broker_ms, ends)
+        self.reading = Reading(self.reading.number + 1, broker_ms, ends, settings_end)
 
     def tick(self) -> None:
         """See Ticking: let the lane take a turn, write the status, and see that the lane has not stopped."""
