@@ -13,6 +13,7 @@ import queue
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -201,7 +202,7 @@ class Producer:
             request, groups = groups[:count], groups[count:]
             try:
                 firsts = self._ask(
-                    lambda request=request: self._write(request),  # type: ignore[misc]
+                    partial(self._write, request),
                     deadline_s - self._process.scheduler.now_s,
                     {place[1] for place, _ in request},
                 )

@@ -260,12 +260,12 @@ def _referring(pool: _Pool) -> list[Record]:
 
 def _feedback(pool: _Pool) -> list[Record]:
     kind = pool.random.choice(("comment", "preference", "demonstration"))
-    more: Data = {
+    says: dict[str, Data] = {
         "comment": {"value": "well done"},
         "preference": {"value": None, "over": "another"},
         "demonstration": {"value": None, "messages": [{"role": "assistant", "content": "better"}]},
-    }[kind]
-    data = _outcome(pool, pool.row(), name="said", kind=kind, **more)
+    }
+    data = _outcome(pool, pool.row(), name="said", kind=kind, **says[kind])
     return [pool.record("outcomes", codec.OUTCOME, data["episode_id"], data)]
 
 

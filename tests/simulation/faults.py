@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -119,7 +120,7 @@ class Faults:
         """Put them on the agenda."""
         self._now_s = lambda: cluster.scheduler.now_s
         for at_s, kind, fault in self.planned:
-            cluster.scheduler.after(at_s, lambda kind=kind, fault=fault: self._begin(cluster, kind, fault))  # type: ignore[misc]
+            cluster.scheduler.after(at_s, partial(self._begin, cluster, kind, fault))
 
     def at(self, name: str, point: str) -> Fault | None:
         """The fault that strikes this process here, if one does."""

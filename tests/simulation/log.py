@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from simulation.scheduler import Scheduler
@@ -231,4 +232,4 @@ class Log:
         random = self._scheduler.random
         for place in left:
             delay_s = random.uniform(1.0, 4.0) if random.random() < self.slow_markers else random.uniform(0.001, 0.02)
-            self._scheduler.after(delay_s, lambda place=place: mark(place))  # type: ignore[misc]
+            self._scheduler.after(delay_s, partial(mark, place))

@@ -70,7 +70,7 @@ class Process(Owner):
             faults=lambda: _Steps(self),
             write_batch=Batch,
             monotonic=lambda: self.scheduler.now_s,
-            sleep=lambda seconds: self.scheduler.wait(seconds) and None,
+            sleep=self._sleep,
         )
         random = self.scheduler.random
         self.settings = WorkerSettings(
@@ -226,6 +226,9 @@ class Process(Owner):
     def _failed(self, err: BaseException) -> None:
         if not self.dead:
             self.cluster.failed(self, err)
+
+    def _sleep(self, seconds: float) -> None:
+        self.scheduler.wait(seconds)
 
     def _later(self, call: Callable[[], Any], delay_s: float | None = None) -> None:
         self.scheduler.after(self.cluster.latency_s() if delay_s is None else delay_s, call, self)

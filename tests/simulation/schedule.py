@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from random import Random
 from typing import Final
 from unittest.mock import patch
@@ -82,13 +82,11 @@ def run(seed: int, *, without: frozenset[str] = frozenset(), trace: bool = False
         for event in events_of_one:
             events += 1
             entry = Entry(event.key, event.value, event.headers, 0, kind=event.kind)
-            scheduler.after(
-                at_s, lambda place=(event.topic, event.partition), entry=entry: _append(cluster, place, entry)
-            )  # type: ignore[misc]
+            scheduler.after(at_s, partial(_append, cluster, (event.topic, event.partition), entry))
             at_s += draws.choice((0.0, 0.0, draws.uniform(0.0, 3.0)))
     for _ in range(2):
         jump_ms = draws.randint(2_000, 15_000)
-        scheduler.after(draws.uniform(2.0, _BUSY_S), lambda jump_ms=jump_ms: _jump(cluster, jump_ms))  # type: ignore[misc]
+        scheduler.after(draws.uniform(2.0, _BUSY_S), partial(_jump, cluster, jump_ms))
     cluster.wanted |= {"a", "b"}
     for name in ("a", "b"):
         cluster.start(name)
