@@ -6,6 +6,7 @@ The last line says how many, and how many went wrong.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> int:
         "--first", type=int, default=0, help="the first seed; with --seeds 1 a failing schedule is replayed"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--limit-s", type=float, default=math.inf, help="begin no more schedules after so many seconds")
     parser.add_argument("--trace", action="store_true", help="print every step of the first schedule, and run no other")
     args = parser.parse_args()
     if args.trace:
@@ -31,7 +33,7 @@ def main() -> int:
         print(*result.trace or (), *result.violations, sep="\n")
         return int(bool(result.violations))
     started = time.monotonic()
-    totals = run_all(args.first, args.seeds, args.jobs)
+    totals = run_all(args.first, args.seeds, args.jobs, args.limit_s)
     print(*totals.lines(), sep="\n")
     print(f"{(time.monotonic() - started) / max(1, totals.seeds) * 1_000:.0f} ms a schedule in {args.jobs} process(es)")
     last = args.first + totals.seeds - 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+import time
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context
 from typing import Final
 
@@ -86,16 +89,16 @@ def _some(seeds: Iterable[int]) -> Totals:
     return totals
 
 
-def run_all(first: int, count: int, jobs: int) -> Totals:
-    """Run the schedules of `count` seeds from `first` on, in so many processes."""
-    chunks = [range(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK)]
+def run_all(first: int, count: int, jobs: int, limit_s: float = math.inf) -> Totals:
+    """Run the schedules of `count` seeds from `first` on, in so many processes; after `limit_s` no more are begun."""
+    end_s = time.monotonic() + limit_s
+    chunks = (range(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK))
     totals = Totals()
-    if jobs <= 1:
-        for chunk in chunks:
-            totals.merge(_some(chunk))
-        return totals
     # forked: the modules are loaded, and no thread is running yet
     with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
-        for part in pool.map(_some, chunks):
-            totals.merge(part)
+        under_way = deque(pool.submit(_some, chunk) for chunk in islice(chunks, 2 * jobs))
+        while under_way:
+            totals.merge(under_way.popleft().result())
+            if time.monotonic() < end_s:
+                under_way.extend(pool.submit(_some, chunk) for chunk in islice(chunks, 1))
     return totals
