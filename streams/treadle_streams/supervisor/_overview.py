@@ -63,6 +63,14 @@ class WorkspaceView(msgspec.Struct, frozen=True, kw_only=True):
     pending: int | None = None
     settled: int | None = None
     corrections: int | None = None
+    orphans: int | None = None
+    """Outcomes that wait for an interaction, by row or name."""
+    names: int | None = None
+    """References and interaction ids that something is kept of."""
+    tombstones: int | None = None
+    """Rows that ended in their time and are still known by their hash."""
+    state_bytes: int | None = None
+    """Size of the join's local state on this machine."""
     dead_letters: int | None = None
     lag: int | None = None
     """Input records not joined yet."""
@@ -209,10 +217,19 @@ def _workspace(name: str, report: dict[str, Any] | None) -> WorkspaceView:
         pending=report.get("pending"),
         settled=report.get("settled"),
         corrections=report.get("corrections"),
+        orphans=report.get("orphans"),
+        names=_kept(report, "names"),
+        tombstones=_kept(report, "tombstones"),
+        state_bytes=report.get("state_bytes"),
         dead_letters=sum(report.get("dead_letters", {}).values()),
         lag=report.get("lag"),
         clock=from_micros(int(clock_ms) * 1000) if clock_ms else None,
     )
+
+
+def _kept(report: dict[str, Any], name: str) -> int | None:
+    """A gauge of the join's state; None while it is not known."""
+    return None if report.get("captured") is None else int(report.get("counts", {}).get(name, 0))
 
 
 def _corpora(servers: str, workspace: str) -> list[CorpusView]:

@@ -40,6 +40,10 @@ def _merge(reports: list[dict[str, Any]]) -> dict[str, Any]:
     total = dict(reports[0])
     for count in ("captured", "pending", "settled", "corrections"):
         total[count] = sum(r.get(count) or 0 for r in reports)
+    total["orphans"] = sum(r.get("orphans") or 0 for r in reports)
+    total["state_bytes"] = sum(r.get("state_bytes") or 0 for r in reports)
+    every = {name for r in reports for name in r.get("counts", {})}
+    total["counts"] = {name: sum(r.get("counts", {}).get(name, 0) for r in reports) for name in every}
     lags = [r.get("lag") for r in reports]
     total["lag"] = None if None in lags else sum(lag or 0 for lag in lags)
     total["clock_ms"] = min((r["clock_ms"] for r in reports if r.get("clock_ms") is not None), default=None)

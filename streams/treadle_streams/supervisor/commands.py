@@ -180,6 +180,10 @@ def _print_workspace(view: WorkspaceView) -> None:
         counts = ("captured", "pending", "settled", "corrections", "dead_letters", "lag")
         shown = [f"{name.replace('_', ' ')} {_number(getattr(view, name))}" for name in counts]
         click.echo(f"  {'  '.join(shown)}  clock {view.clock or 'unknown'}")
+        kept = [f"{name} {_number(getattr(view, name))}" for name in ("orphans", "names", "tombstones")]
+        if view.state_bytes is not None:
+            kept.append(f"state {view.state_bytes / 1e6:,.1f} MB")
+        click.echo(f"  kept by the join: {'  '.join(kept)}")
     for corpus in view.corpora:
         click.echo(f"  corpus {corpus.path}@v{corpus.version}  {corpus.rows:,} rows  {corpus.created_at}")
     for slot, release in view.champions.items():

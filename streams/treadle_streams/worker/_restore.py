@@ -47,17 +47,25 @@ class Restored:
 
 
 def restore(
-    servers: str, workspace: WorkspaceSettings, *, tell: Callable[[str], None] = lambda _: None, timeout_s: float = 60.0
+    servers: str,
+    workspace: WorkspaceSettings,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    patience_s: float = 10.0,
 ) -> Restored:
     """Write what the worker needs to rebuild the join's state of a workspace from its inputs and `.graded`.
 
-    Raises WorkspaceInUse while a worker runs, LogError.
+    Waits `patience_s` for the group to be empty: a worker that was killed is a member until its session ends. Raises WorkspaceInUse
+    while a worker runs, LogError.
     """
     name, group = workspace.workspace, topics.group(workspace.workspace, "join")
     changelog = f"{group}-rows-changelog"
     admin = Admin(servers)
-    if admin.groups(group).get(group):
-        raise WorkspaceInUse(name, "a worker runs. Its state cannot be rebuilt below it: stop it, and call again")
+    deadline = time.monotonic() + patience_s
+    while admin.groups(group).get(group):
+        if time.monotonic() > deadline:
+            raise WorkspaceInUse(name, "a worker runs. Its state cannot be rebuilt below it: stop it, and call again")
+        time.sleep(0.2)
     partitions = range(workspace.partitions)
     inputs = {(kind, p): (topics.topic(name, kind), p) for kind in INPUTS for p in partitions}
     starts, ends = admin.start_offsets(inputs.values()), admin.end_offsets(inputs.values())
@@ -65,7 +73,7 @@ def restore(
     tell(f"reading the last revision of every row from {topics.topic(name, 'graded')}")
     seeds = _seeds(servers, workspace)
     tell(f"{sum(map(len, seeds.values()))} rows; making {changelog} anew")
-    _make_anew(admin, changelog, workspace.partitions, timeout_s)
+    _make_anew(admin, changelog, workspace.partitions)
     producer = Producer(
         {
             **producer_settings(servers),
@@ -105,8 +113,8 @@ def _seeds(servers: str, workspace: WorkspaceSettings) -> dict[int, dict[bytes, 
     return found
 
 
-def _make_anew(admin: Admin, changelog: str, partitions: int, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+def _make_anew(admin: Admin, changelog: str, partitions: int) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
     admin.delete([changelog])
     while not admin.create(changelog, partitions, CHANGELOG_CONFIG):
         if time.monotonic() > deadline:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from treadle_schemas.moments import now
 
@@ -18,16 +20,26 @@ def status_path(home: Path, workspace: str, instance: int = 0) -> Path:
     return home / "run" / f"worker-{workspace}{suffix}.json"
 
 
+_MEASURE_S: Final = 10.0
+"""How often the size of the state is measured: it takes a look at each of its files."""
+
+
 class StatusFile:
     """Writes the file, and takes it away when the worker ends well."""
 
-    def __init__(self, path: Path, workspace: str) -> None:
+    def __init__(self, path: Path, workspace: str, state: Path | None = None) -> None:
+        """`state` is the folder of the worker's databases, whose size the file tells."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._fixed = {"workspace": workspace, "pid": os.getpid(), "started_at": now()}
+        self._fixed: dict[str, Any] = {"workspace": workspace, "pid": os.getpid(), "started_at": now()}
+        self._state = state
+        self._measured = -_MEASURE_S
 
     def write(self, report: dict[str, Any]) -> None:
         """Replace the file, so that a reader sees the old or the new one. A full disk costs a report, not the worker."""
+        if self._state is not None and time.monotonic() - self._measured >= _MEASURE_S:
+            self._measured = time.monotonic()
+            self._fixed["state_bytes"] = _size(self._state)
         fresh = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
             fresh.write_text(json.dumps(self._fixed | report))
@@ -38,3 +50,13 @@ class StatusFile:
     def remove(self) -> None:
         """The worker ended well."""
         self.path.unlink(missing_ok=True)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a folder; those that go away meanwhile count as nothing."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total

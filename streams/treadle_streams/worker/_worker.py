@@ -44,7 +44,7 @@ def run_worker(settings: WorkerSettings) -> int:
     workspace = workspaces.get(settings.servers, settings.workspace)
     check_topics(settings, workspace, Admin(settings.servers))
     folder, instance, lock = state_folder(settings)
-    status = StatusFile(status_path(settings.home, settings.workspace, instance), settings.workspace)
+    status = StatusFile(status_path(settings.home, settings.workspace, instance), settings.workspace, folder)
     app = hooks.make_app(settings, folder, end_process, hooks.LaneApp)
     lane = Lane(settings, workspace, hooks.generation_of(app), lambda: clockwork.reading, end_process)
     clockwork = Clockwork(settings, lambda: lane.view, status, _stopper(settings.once_caught_up), end_process)
