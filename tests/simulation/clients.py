@@ -31,7 +31,7 @@ __all__ = ["Consumer", "Mail", "Message", "Offsets", "Producer"]
 T = TypeVar("T")
 Place = tuple[str, int]
 
-_RETRY_S: Final = 0.02
+_RETRY_S: Final = 0.05
 _STALE: Final = frozenset({"ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "REBALANCE_IN_PROGRESS"})
 _METADATA: Final = b"CGMDv2:"
 

@@ -48,7 +48,7 @@ PASSING: Final = (
 _WEIGHTS: Final = (1, 3, 1, 1, 1, 2, 1, 2)
 _POINT_WEIGHTS: Final = (*(2 for _ in STEPS), *(1 for _ in RECOVERY))
 _TOGETHER: Final = {
-    "slow markers": ("worker leaves", "rebalance", "kill"),
+    "slow markers": ("worker leaves", "rebalance", "rebalance"),
     "positions reset": ("kill", "worker leaves", "rebalance"),
     "broker away": ("kill", "stop"),
     "slow partition": ("rebalance", "kill"),
@@ -94,12 +94,12 @@ class Faults:
         self.planned: list[tuple[float, str, Fault | None]] = []
         self.struck: Counter[str] = Counter()
         drawn: list[tuple[float, str]] = []
-        count = random.randint(3, 6)
+        count = random.randint(4, 7)
         for n in range(count):
             at_s = random.uniform(from_s, to_s)
             kind = (
                 random.choice(("kill", "stop"))
-                if n < 3 or random.random() < 0.5
+                if n < 2 or random.random() < 0.5
                 else random.choices(PASSING, _WEIGHTS)[0]
             )
             if drawn and random.random() < 0.5:
