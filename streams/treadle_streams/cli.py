@@ -12,6 +12,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "status": ("treadle_streams.supervisor.commands:status", "Show how broker, services and workspaces are."),
     "workspace": ("treadle_streams.workspaces.commands:workspace", "Create, list, show and delete workspaces."),
     "worker": ("treadle_streams.worker.cli:command", "Join interactions with their outcomes; runs until stopped."),
+    "dead-letter": (
+        "treadle_streams.dead_letters.commands:dead_letter",
+        "Look at what the join refused, and send it again.",
+    ),
     "restore": ("treadle_streams.worker.restore_cli:command", "Rebuild lost join state from the log."),
     "snapshot": ("treadle_streams.snapshot.cli:snapshot", "Make the next version of a corpus from what has settled."),
     "snapshotter": (

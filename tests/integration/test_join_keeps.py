@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from treadle.log import Admin, Record, read
 from treadle_schemas import Metric, WorkspaceSettings, codec
 from treadle_schemas.topics import group, topic
 from treadle_streams import workspaces
+from treadle_streams.dead_letters import letters, replay
 from treadle_streams.errors import WorkspaceInUse
 from treadle_streams.join import META_KEY
 from treadle_streams.worker._restore import restore
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from integration.test_worker import PARTITIONS, Bench, at, said  # type: ignore[import-not-found]
+from integration.test_worker import PARTITIONS, Bench, at, outcome, said  # type: ignore[import-not-found]
 
 PULL = "pr:org/repo#12"
 
@@ -101,6 +103,40 @@ def test_outcomes_by_reference_and_by_interaction_id_find_rows_in_other_partitio
     bench.sender.flush()
     bench.wait("it is taken back from all", lambda: list(rewards(bench).values()).count(None) == 4)
     assert bench.records("dead-letter") == []
+
+
+def test_dead_letters_are_listed_shown_sent_again_and_put_aside(bench: Bench) -> None:
+    bench.start()
+    bench.outcome("i", "great", "bad")
+    toys = codec.make_headers(codec.OUTCOME, "toys", source="test")
+    bench.send("outcomes", codec.OUTCOME, outcome("i", 0.5, "lost"), "i", headers=toys)
+    bench.interaction("i")
+    bench.sender.flush()
+    bench.wait("both are refused", lambda: len(bench.records("dead-letter")) == 2)
+    servers, workspace = bench.servers, workspaces.get(bench.servers, bench.workspace)
+    found = {letter.reason: letter for letter in letters(servers, workspace)}
+    assert set(found) == {"bad_value", "wrong_workspace"}
+    bad, lost = found["bad_value"], found["wrong_workspace"]
+    assert json.loads(bad.value or b"") == outcome("i", "great", "bad")
+    assert (bad.key, bad.topic, bad.done) == (b"i", topic(bench.workspace, "outcomes"), None)
+    assert dict(bad.headers)["ce_type"] == codec.OUTCOME.encode()
+
+    shown = treadle(bench, "dead-letter", "show", lost.name, "-w", bench.workspace)
+    assert json.loads(shown.stdout)["value"] == outcome("i", 0.5, "lost")
+    mended = [(name, bench.workspace.encode() if name == "ce_workspace" else value) for name, value in lost.headers]
+    assert replay(servers, workspace, [msgspec.structs.replace(lost, headers=mended)])[0].name == lost.name
+    bench.wait("it counts now", lambda: rewards(bench) == {"i": 0.5})
+    dropped = treadle(bench, "dead-letter", "drop", "--reason", "bad_value", "-w", bench.workspace, "--yes", "--json")
+    assert json.loads(dropped.stdout) == {"dropped": 1}
+    assert {letter.name: letter.done for letter in letters(servers, workspace)} == {
+        bad.name: "dropped",
+        lost.name: "replayed",
+    }
+    listed = treadle(bench, "dead-letter", "list", "-w", bench.workspace, "--json")
+    assert json.loads(listed.stdout) == []
+    again = treadle(bench, "dead-letter", "replay", bad.name, "-w", bench.workspace, "--yes")
+    assert again.stdout == "replayed 1 records\n"
+    bench.wait("it is still wrong", lambda: [x.reason for x in letters(servers, workspace)].count("bad_value") == 2)
 
 
 def test_lost_state_is_refused_and_rebuilt_from_the_log_with_revisions_above_those_there_were(bench: Bench) -> None:
