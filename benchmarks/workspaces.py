@@ -5,7 +5,7 @@ python benchmarks/workspaces.py [--quick] [--json FILE] [--workspaces N]
 1. N workspaces of one partition are made (200; with --quick 20), and one `treadle worker --small` is started.
 2. idle: nothing happens for a minute; CPU and memory (PSS) of the worker and CPU of the broker.
 3. sparse: every workspace gets an interaction and its outcome now and then, 20 events a second together; the lag of each settled row, from
-   the append of the outcome that settled it to the append of the row on .graded.
+   the append of the outcome that settled it to the append of the settled grade on .progress.
 4. flood: the same, while one workspace gets as many events as it can take.
 
 Worker memory is given after each phase. The broker runs on the same machine, as do this program's producers.
@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from _machine import describe
 from treadle.log import Sender, read
 from treadle_schemas import Metric, WorkspaceSettings, codec
@@ -39,6 +40,10 @@ from treadle_streams.worker import status_path
 SPARSE_EVENTS_S = 20
 FLOOD_MESSAGE = "x" * 2_000
 START_S = 300.0
+
+
+class _Progress(msgspec.Struct):
+    settled: bool = False
 
 
 class Workload:
@@ -152,11 +157,10 @@ class Bench:
             if name == leave_out:
                 continue
             asked = {r.key: r.timestamp_ms for r in read(self.broker.bootstrap, topic(name, "outcomes"), 1)}
-            found += [
-                r.timestamp_ms - asked[r.key]
-                for r in read(self.broker.bootstrap, topic(name, "progress"), 1)
-                if r.key in asked and asked[r.key] >= since_ms and b'"settled"' in (r.value or b"")
-            ]
+            for record in read(self.broker.bootstrap, topic(name, "progress"), 1):
+                at = asked.get(record.key, 0)
+                if at >= since_ms and msgspec.json.decode(record.value or b"{}", type=_Progress).settled:
+                    found.append(record.timestamp_ms - at)
         return found
 
 
