@@ -2,7 +2,8 @@
 
     Faust (membership, assignment, RocksDB files) -> Lane (poll, plan, commit, apply) <- Clockwork (clock records, ends, status)
 
-`run_worker` is one process for one workspace; `treadle worker` without a workspace keeps one such process for each.
+`run_worker` is one process for one workspace. `_pool` is one process for all workspaces of one partition, with the same lane and an app each.
+`treadle worker` without a workspace keeps such processes for all (`_children`).
 """
 
 from treadle_streams.worker._settings import WorkerSettings
