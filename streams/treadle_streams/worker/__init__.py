@@ -2,7 +2,7 @@
 
     Faust (membership, assignment, RocksDB files) -> Lane (poll, plan, commit, apply) <- Clockwork (clock records, ends, status)
 
-`run_worker` is one process for one workspace. `_pool` is one process for all workspaces of one partition, with the same lane and an app each.
+`run_worker` is one process for one workspace; `_pool` one for all workspaces of one partition, with the same lane and an app each.
 `treadle worker` without a workspace keeps such processes for all (`_children`).
 """
 

@@ -37,6 +37,8 @@ class Reading:
     number: int = 0
     broker_ms: Mapping[int, int] = field(default_factory=dict)
     ends: Mapping[tuple[Input, int], int] = field(default_factory=dict)
+    settings_end: int = 0
+    """End of the topic of the workspace's settings: they were written anew when it moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Clockwork(threading.Thread):
         self._sender = Sender(settings.servers, timeout_s=5.0)
         self._names: dict[Input, str] = {kind: topics.topic(settings.workspace, kind) for kind in INPUTS}
         self._progress = topics.topic(settings.workspace, "progress")
+        self._changes = (topics.topic(settings.workspace, "settings"), 0)
         self._quit = threading.Event()
         self._complained = False
         self.reading = Reading()
@@ -104,7 +107,7 @@ class Clockwork(threading.Thread):
         try:
             times = self._tell_time(partitions)
             inputs = [(name, p) for name in self._names.values() for p in partitions]
-            ends = self._admin.end_offsets(inputs)
+            ends = self._admin.end_offsets([*inputs, self._changes])
         except LogError as err:
             # the broker is away: the clock stands still until it is back
             if not self._complained:
@@ -115,7 +118,7 @@ class Clockwork(threading.Thread):
         by_kind: dict[tuple[Input, int], int] = {
             (kind, p): ends[name, p] for kind, name in self._names.items() for p in partitions
         }
-        return Reading(self.reading.number + 1, times, by_kind)
+        return Reading(self.reading.number + 1, times, by_kind, ends[self._changes])
 
     def _tell_time(self, partitions: list[int]) -> dict[int, int]:
         for partition in partitions:

@@ -31,6 +31,8 @@ __all__ = ["Lane"]
 
 _log = logging.getLogger(__name__)
 
+_CREATED_END: Final = 2
+"""End of the settings' topic of a workspace that was never changed: one record, and the marker of its transaction."""
 REFUSED_PATIENCE_S: Final = 60.0
 """After a refused batch the group must give a new assignment within this time, or the worker ends."""
 
@@ -94,6 +96,8 @@ class Lane(threading.Thread):
         self._member: Membership | None = None
         self._refused_at: float | None = None
         self._read_number = 0
+        self._settings_end = _CREATED_END
+        self._regrading: list[int] = []
         self.view = View()
         """What the lane is at; replaced, never changed."""
         self.ticked = self._monotonic()
@@ -197,6 +201,9 @@ class Lane(threading.Thread):
         except Overtaken:
             self._drop("waiting")
             return False
+        if any(meta.grading > self._workspace.grading_version for meta in self._metas.values()):
+            self._follow_settings()  # a worker that knew of newer ones had these partitions
+        self._regrading = sorted(p for p, m in self._metas.items() if m.regraded < self._workspace.grading_version)
         self._member = Membership(asked.generation, asked.member_id)
         self._inputs.assign({(k, p): m.offsets.get(k, 0) for p, m in self._metas.items() for k in INPUTS})
         self._read_number = self._reading().number
@@ -215,15 +222,36 @@ class Lane(threading.Thread):
         reading = self._reading()
         fresh = reading.number != self._read_number
         self._read_number = reading.number
+        if reading.settings_end > self._settings_end:
+            self._follow_settings()
+            self._settings_end = reading.settings_end
         *most, last = _slices(arrivals, self._settings.batch_bytes)
         for part in most:
             if not self._batch({p: _Work(records, {}, {}) for p, records in _by_partition(part).items()}):
                 return
         by_partition = _by_partition(last)
+        # one partition a turn is graded anew, so that what arrives waits for little
+        again = self._regrading.pop(0) if self._regrading else None
         work = {
-            p: self._work(p, by_partition.get(p, []), reading, fresh) for p in self._metas if fresh or p in by_partition
+            p: self._work(p, by_partition.get(p, []), reading, fresh)
+            for p in self._metas
+            if fresh or p in by_partition or p == again
         }
-        self._batch(work)
+        self._batch(work, again)
+
+    @property
+    def regrading(self) -> bool:
+        """Are kept rows left to be graded by the present settings? Then turns are useful without events."""
+        return bool(self._regrading)
+
+    def _follow_settings(self) -> None:
+        """Take the settings of the workspace as they are now; kept rows are graded by them in the background."""
+        found = self._ports.settings(self._settings.servers, self._settings.workspace)
+        if found.grading_version > self._workspace.grading_version:
+            _log.info("grading version %d: grading kept rows anew", found.grading_version)
+        if found.grading_version >= self._workspace.grading_version:
+            self._workspace, self._grading = found, Grading(found)
+            self._regrading = sorted(p for p, m in self._metas.items() if m.regraded < found.grading_version)
 
     def _work(self, partition: int, arrivals: list[Arrival], reading: Reading, fresh: bool) -> _Work:
         # everything polled is in this batch, so the consumer's positions are the partition's
@@ -234,17 +262,19 @@ class Lane(threading.Thread):
             ends = {k: at for k in INPUTS if positions[k] >= reading.ends[k, partition]}
         return _Work(arrivals, positions, ends)
 
-    def _batch(self, work: Mapping[int, _Work]) -> bool:
+    def _batch(self, work: Mapping[int, _Work], again: int | None = None) -> bool:
         """Plan and commit, and again while time has made more rows due. False: the assignment is over."""
         todo = dict(work)
         while todo:
-            plans = [self._plan(partition, one) for partition, one in todo.items()]
+            plans = [self._plan(partition, one, background=partition == again) for partition, one in todo.items()]
             if not self._commit(plans, timers_only=not any(one.arrivals for one in todo.values())):
                 return False
+            self._regrading += [made.partition for made in plans if made.partition == again and made.background]
+            again = None
             todo = {made.partition: _Work([], {}, {}) for made in plans if made.more}
         return True
 
-    def _plan(self, partition: int, work: _Work) -> Plan:
+    def _plan(self, partition: int, work: _Work, *, background: bool) -> Plan:
         return plan(
             partition,
             self._metas[partition],
@@ -254,6 +284,7 @@ class Lane(threading.Thread):
             graded_at=now(),
             positions=work.positions,
             at_end_ms=work.at_end_ms,
+            background=background,
         )
 
     def _commit(self, plans: Iterable[Plan], *, timers_only: bool) -> bool:
@@ -299,6 +330,7 @@ class Lane(threading.Thread):
         self._stores = {}
         self._metas = {}
         self._behind = set()
+        self._regrading = []
         self._show(state)
 
     def _show(self, state: str) -> None:

@@ -46,8 +46,8 @@ class Ticking(Protocol):
         """What its lane is at."""
         ...
 
-    def told(self, broker_ms: dict[int, int], ends: dict[tuple[Input, int], int]) -> None:
-        """The broker's time, then the ends of its inputs."""
+    def told(self, broker_ms: dict[int, int], ends: dict[tuple[Input, int], int], settings_end: int) -> None:
+        """The broker's time, then the ends of its inputs and of its settings."""
         ...
 
     def tick(self) -> None:
@@ -154,14 +154,16 @@ class PoolClock(threading.Thread):
         ready = [beat for beat in self._beats.values() if not beat.left]
         if not ready:
             return
-        where: dict[tuple[str, int], tuple[_Beat, Input]] = {
+        where: dict[tuple[str, int], tuple[_Beat, Input | None]] = {
             (topics.topic(beat.of.workspace, kind), partition): (beat, kind)
             for beat in ready
             for kind in INPUTS
             for partition in beat.broker_ms
         }
+        where |= {(topics.topic(beat.of.workspace, "settings"), 0): (beat, None) for beat in ready}
         request = {TopicPartition(name, partition): _LATEST for name, partition in where}
         ends: dict[str, dict[tuple[Input, int], int]] = {beat.of.workspace: {} for beat in ready}
+        settings_ends: dict[str, int] = {}
         trouble = ""
         try:
             answers = self._admin.list_offsets(
@@ -174,7 +176,10 @@ class PoolClock(threading.Thread):
             beat, kind = where[asked.topic, asked.partition]
             try:
                 found = future.result(max(0.0, deadline - time.monotonic()))
-                ends[beat.of.workspace][kind, asked.partition] = found.offset
+                if kind is None:
+                    settings_ends[beat.of.workspace] = found.offset
+                else:
+                    ends[beat.of.workspace][kind, asked.partition] = found.offset
             except KafkaException as err:
                 if err.args[0].code() in _GONE:
                     beat.of.fail(TopicMissing(f"{asked.topic}: no such topic"))
@@ -184,8 +189,9 @@ class PoolClock(threading.Thread):
                 trouble = f"no answer from {self._servers} in {2 * _ASK_S:g} s"
         for beat in ready:
             del self._beats[beat.of.workspace]
-            if len(ends[beat.of.workspace]) == len(INPUTS) * len(beat.broker_ms):
-                beat.of.told(beat.broker_ms, ends[beat.of.workspace])
+            name = beat.of.workspace
+            if len(ends[name]) == len(INPUTS) * len(beat.broker_ms) and name in settings_ends:
+                beat.of.told(beat.broker_ms, ends[name], settings_ends[name])
         self._complain(trouble)
 
     def _complain(self, trouble: str) -> None:

@@ -216,9 +216,10 @@ class PoolSeat:
                 self._closed = True
             for producer in self._producers:
                 producer.rest()
+            return self._feed.waiting or self.long or self._lane.regrading
         except BaseException as err:
             self.fail(err)
-        return self._feed.waiting or self.long or self._lane.regrading
+            return False
 
     # For the clock.
 

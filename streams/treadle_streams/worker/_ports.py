@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, Producer
 from rocksdict import WriteBatch
 from treadle.log import Admin, Partition
+from treadle_schemas.workspace import WorkspaceSettings
 
+from treadle_streams import workspaces
 from treadle_streams.worker._faults import Faults
 
 __all__ = ["REAL", "AdminPort", "ConsumerPort", "MailPort", "Ports", "ProducerPort"]
@@ -74,6 +76,8 @@ class Ports:
     """A RocksDB write batch in raw mode."""
     inputs: Callable[[Mapping[str, Any]], ConsumerPort] | None = None
     """The consumer of the inputs, where it is another one than for the changelog."""
+    settings: Callable[[str, str], WorkspaceSettings] = workspaces.get
+    """The present settings of a workspace, by servers and name."""
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
