@@ -32,7 +32,8 @@ class ApiServer:
         self.requests: list[dict[str, Any]] = []
         self.failures: dict[str, int] = {}
         # like those of the real services, its ids never come again
-        self.count = (f"{secrets.token_hex(3)}{n}" for n in itertools.count(1))
+        # (a map: a generator refuses a second thread that asks at the same time)
+        self.count = map(lambda n: f"{secrets.token_hex(3)}{n}", itertools.count(1))
         owner = self
 
         class Handler(_Handler):

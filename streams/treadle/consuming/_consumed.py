@@ -71,8 +71,9 @@ class _Waiting:
 class Consumed(Generic[T]):
     """An iterator of values, in the order of each partition.
 
-    Iteration ends after `idle_s` without a record (None: never). It reads committed records, waits out a lost connection, and raises
-    ContractError, with topic, partition and offset, at a record that this version cannot read: nothing is skipped in silence.
+    Iteration ends after `idle_s` without a record (None: never), counted from Kafka's first answer for each partition. It reads committed
+    records, waits out a lost connection, and raises ContractError, with topic, partition and offset, at a record that this version cannot
+    read: nothing is skipped in silence.
 
     Of interactions and outcomes, which anybody may write, an unreadable one is logged and counted in `refused`: the join makes it a dead
     letter. The same interaction may come twice. To be used from one thread at a time.

@@ -86,8 +86,8 @@ class Feed:
 
     @property
     def ready(self) -> bool:
-        """Whether it is known which partitions are read here."""
-        return self._group is None or self._group.ready
+        """Whether it is known which partitions are read here, and Kafka has answered for each of them."""
+        return self._reader.ready
 
     @property
     def moved(self) -> int:

@@ -86,10 +86,15 @@ class GroupReader(TailReader):
         self._group, self._first = group, dict(first)
         self.positions: dict[Partition, int] = {}
         self.at_end: set[Partition] = set()
-        self.ready = False
-        """Whether the group has given this process its share, be it none."""
+        self.heard: set[Partition] = set()
+        self._assigned = False
         self.moved = 0
         self._consumer.subscribe([topic], on_assign=self._got, on_revoke=self._gave, on_lost=self._gave)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the group has given this process its share, be it none, and Kafka has answered for each partition of it."""
+        return self._assigned and super().ready
 
     def commit(self, positions: Mapping[Partition, int]) -> None:
         """Make `positions` those of the group. Raises LogError, which can be retried never: the partitions are another process's by now."""
@@ -119,13 +124,14 @@ class GroupReader(TailReader):
         begin = {tp: offset if offset >= 0 else self._first[tp] for tp, offset in begin.items()}
         consumer.incremental_assign([TopicPartition(t, p, o) for (t, p), o in begin.items()])
         self.positions |= begin
-        self.ready = True
+        self._assigned = True
         self.moved += 1
 
     def _gave(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         for tp in partitions:
             self.positions.pop((tp.topic, tp.partition), None)
             self.at_end.discard((tp.topic, tp.partition))
+            self.heard.discard((tp.topic, tp.partition))
         consumer.incremental_unassign(partitions)
         self.moved += 1
 

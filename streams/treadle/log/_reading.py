@@ -80,6 +80,12 @@ class TailReader:
         self.positions = dict(positions)
         self._consumer.assign([TopicPartition(t, p, o) for (t, p), o in positions.items()])
         self.at_end: set[Partition] = set()
+        self.heard: set[Partition] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether Kafka has answered for each partition since the reader was made: with a record, or with the end."""
+        return self.heard.issuperset(self.positions)
 
     def poll(self, timeout_s: float, limit: int = 1000) -> list[Record]:
         """Up to `limit` records; returns as soon as it has some, at the latest after `timeout_s` (an empty list).
@@ -106,11 +112,13 @@ class TailReader:
             record = _record(msg)
             out.append(record)
             self.positions[(record.topic, record.partition)] = record.offset + 1
+            self.heard.add((record.topic, record.partition))
             self.at_end.discard((record.topic, record.partition))
         elif err.code() == KafkaError._PARTITION_EOF:
             where = (msg.topic() or "", msg.partition() or 0)
             self.positions[where] = max(self.positions.get(where, 0), msg.offset() or 0)
             self.at_end.add(where)
+            self.heard.add(where)
         elif not is_outage(err):
             raise translate(KafkaException(err), f"reading {msg.topic()}[{msg.partition()}]")
 
