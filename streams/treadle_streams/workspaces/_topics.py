@@ -10,7 +10,7 @@ from treadle_schemas.topics import CONTROL, DATA_TOPICS, KINDS, topic
 from treadle_schemas.workspace import WorkspaceSettings
 
 INPUT_RETENTION_MS: Final = 180 * 86_400_000
-"""Inputs are kept twice as long as the join's state (90 days), so that lost state can be rebuilt."""
+"""Inputs are kept at least so long, and twice as long as the join's state, so that lost state can be rebuilt."""
 
 _INPUTS = ("interactions", "outcomes", "references")
 _COMPACTED = {"cleanup.policy": "compact"}
@@ -22,7 +22,7 @@ _FOR_GOOD = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes"
 def topic_plan(settings: WorkspaceSettings) -> dict[str, tuple[int, Mapping[str, str]]]:
     """Every topic of the workspace by name: partitions and configuration. Replication is the cluster's default."""
     return {
-        topic(settings.workspace, kind): (settings.partitions if kind in DATA_TOPICS else 1, _config(kind))
+        topic(settings.workspace, kind): (settings.partitions if kind in DATA_TOPICS else 1, _config(kind, settings))
         for kind in KINDS
     }
 
@@ -32,12 +32,13 @@ def control_plan() -> dict[str, tuple[int, Mapping[str, str]]]:
     return {CONTROL: (1, _COMPACTED)}
 
 
-def _config(kind: str) -> dict[str, str]:
+def _config(kind: str, settings: WorkspaceSettings) -> dict[str, str]:
     large = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
     if kind == "settings":
         return _COMPACTED | large
     if kind in _INPUTS:
-        return large | _APPEND_TIME | {"cleanup.policy": "delete", "retention.ms": str(INPUT_RETENTION_MS)}
+        keep_ms = max(INPUT_RETENTION_MS, int(2_000 * settings.retention_s))
+        return large | _APPEND_TIME | {"cleanup.policy": "delete", "retention.ms": str(keep_ms)}
     if kind == "progress":
         return large | _APPEND_TIME | _FOR_GOOD
     return large | _FOR_GOOD

@@ -25,11 +25,18 @@ from treadle_schemas.ids import check_workspace
 from treadle_schemas.moments import now
 from treadle_schemas.pii import BUILT_IN, RightsRule
 from treadle_schemas.split import DEFAULT_SALT, Split
-from treadle_schemas.workspace import Metric, WorkspaceSettings, default_metrics
+from treadle_schemas.workspace import Credit, Metric, WorkspaceSettings, default_metrics
 
 from treadle_streams import workspaces
 from treadle_streams.workspaces._life import listing
-from treadle_streams.workspaces._metrics import FORM, default_reward, parse_metric
+from treadle_streams.workspaces._metrics import (
+    CREDIT_FORM,
+    FORM,
+    changed_metrics,
+    default_reward,
+    parse_credit,
+    parse_metric,
+)
 from treadle_streams.workspaces._privacy import (
     ACTION_FORM,
     FIELD_FORM,
@@ -55,6 +62,11 @@ right_option = click.option(
 )
 
 
+credit_option = click.option(
+    "--credit", metavar="RULE", help=f"How outcomes of whole episodes reach steps: {CREDIT_FORM}; default last."
+)
+
+
 @click.group(cls=SuggestingGroup)
 def workspace() -> None:
     """Create, change, list, show and delete workspaces: isolated wheels with topics, settings and state of their own."""
@@ -68,6 +80,9 @@ def workspace() -> None:
 @click.option("--held-out", default=0.1, show_default=True, help="Share of split groups kept out of training.")
 @click.option("--split-salt", default=DEFAULT_SALT, show_default=True, help="Salt of the split; fixed for good.")
 @click.option("--grace", type=DURATION, default="1h", show_default=True, help="Wait after a metric's horizon.")
+@click.option("--retention", type=DURATION, default="90d", show_default=True, help="How long the join keeps a row.")
+@credit_option
+@click.option("--strict", is_flag=True, help="Refuse outcomes of metrics that are not declared.")
 @pii_option
 @pii_file_option
 @right_option
@@ -83,6 +98,9 @@ def create(
     held_out: float,
     split_salt: str,
     grace: float,
+    retention: float,
+    credit: str | None,
+    strict: bool,
     mode: str | None,
     pii_file: Path | None,
     rights: tuple[str, ...],
@@ -101,10 +119,13 @@ def create(
         metrics=declared,
         reward=reward if reward is not None else default_reward(declared),
         grace_s=grace,
+        retention_s=retention,
         split=Split(salt=split_salt, share=held_out),
         created_at=now(),
         pii=changed_policy(BUILT_IN["secrets"], mode=mode, file=pii_file),
         rights=tuple(parse_right(text) for text in rights),
+        credit=Credit() if credit is None else parse_credit(credit),
+        strict=strict,
     )
     made = workspaces.create(settings.bootstrap_servers, wanted, if_missing=if_missing, home=settings.home)
     created = made == wanted
@@ -116,6 +137,20 @@ def create(
 
 @workspace.command("set")
 @click.argument("name", required=False)
+@click.option("--reward", metavar="EXPR", help="Reward as a SQL expression over the metrics.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="METRIC",
+    help=f"Declare a metric, or declare it anew: {FORM}. Repeatable.",
+)
+@click.option(
+    "--remove-metric", "removed", multiple=True, metavar="NAME", help="Declare a metric no longer. Repeatable."
+)
+@credit_option
+@click.option("--grace", type=DURATION, help="Wait after a metric's horizon.")
+@click.option("--strict/--lenient", default=None, help="Refuse, or keep, outcomes of metrics that are not declared.")
 @pii_option
 @pii_file_option
 @click.option("--pii-action", "actions", multiple=True, metavar=ACTION_FORM, help="For one kind. Repeatable.")
@@ -137,6 +172,12 @@ def create(
 def set_(
     settings: Settings,
     name: str | None,
+    reward: str | None,
+    metrics: tuple[str, ...],
+    removed: tuple[str, ...],
+    credit: str | None,
+    grace: float | None,
+    strict: bool | None,
     mode: str | None,
     pii_file: Path | None,
     actions: tuple[str, ...],
@@ -149,13 +190,27 @@ def set_(
     clear_rights: bool,
     as_json: bool,
 ) -> None:
-    """Change what agents of a workspace redact, and whose interactions may not be used.
+    """Change how rows of a workspace are graded, what its agents redact, and whose interactions may not be used.
 
-    Each change is one new version of its policy, which rows carry. What is recorded already stays as it is.
+    A change of metrics, reward, credit or grace is one new grading version: workers grade kept rows anew while the stream goes on, and
+    snapshots wait for that. A change of privacy is one new version of its policy; what is recorded already stays as it is.
     """
+    declared = tuple(parse_metric(text) for text in metrics)
+    rule = None if credit is None else parse_credit(credit)
+    grading = bool(declared or removed or reward is not None or rule or grace is not None or strict is not None)
     added = tuple(parse_right(text) for text in rights)
     if not (
-        added or clear_rights or mode or pii_file or actions or patterns or fields or media or subject or name_model
+        grading
+        or added
+        or clear_rights
+        or mode
+        or pii_file
+        or actions
+        or patterns
+        or fields
+        or media
+        or subject
+        or name_model
     ):
         raise click.UsageError("say what to change, for example --pii standard")
 
@@ -173,13 +228,25 @@ def set_(
         )
         kept = () if clear_rights else present.rights
         new = tuple(rule for rule in added if rule not in kept)
-        return msgspec.structs.replace(present, pii=pii, rights=(*kept, *new))
+        return msgspec.structs.replace(
+            present,
+            pii=pii,
+            rights=(*kept, *new),
+            metrics=changed_metrics(present.metrics, declared, removed),
+            reward=present.reward if reward is None else reward,
+            credit=rule or present.credit,
+            grace_s=present.grace_s if grace is None else grace,
+            strict=present.strict if strict is None else strict,
+        )
 
     made = workspaces.update(settings.bootstrap_servers, workspace_of(settings, name), change, home=settings.home)
     if as_json:
         echo_json(to_json(made))
         return
-    _echo_privacy(made, lambda line: click.echo(line.strip()))
+    if grading:
+        _echo_grading(made, lambda line: click.echo(line.strip()))
+    else:
+        _echo_privacy(made, lambda line: click.echo(line.strip()))
 
 
 @workspace.command("list")
@@ -215,9 +282,7 @@ def show(settings: Settings, name: str | None, as_json: bool) -> None:
         echo_json({**to_json(found), "offsets": offsets})
         return
     click.echo(_one_line(found))
-    for metric in found.metrics:
-        click.echo(f"  metric {_metric_line(metric)}")
-    click.echo(f"  reward {found.reward}   (grading version {found.grading_version})")
+    _echo_grading(found, click.echo)
     click.echo(f"  split  {found.split.share:.0%} of groups held out, salt {found.split.salt}")
     _echo_privacy(found, click.echo)
     for topic, count in offsets.items():
@@ -250,10 +315,21 @@ def _one_line(found: WorkspaceSettings) -> str:
 def _metric_line(metric: Metric) -> str:
     parts: list[Any] = [metric.name, metric.type, metric.direction, metric.aggregate]
     parts.append("required" if metric.required else "optional")
+    if metric.level == "episode":
+        parts.append("of episodes")
     parts.append(f"horizon {metric.horizon_s / 86_400:g} d")
     if metric.absent is not None:
         parts.append(f"absent counts as {metric.absent}")
     return "  ".join(map(str, parts))
+
+
+def _echo_grading(found: WorkspaceSettings, echo: Callable[[str], None]) -> None:
+    for metric in found.metrics:
+        echo(f"  metric {_metric_line(metric)}")
+    echo(f"  reward {found.reward}   (grading version {found.grading_version})")
+    gamma = f" by {found.credit.gamma:g}" if found.credit.rule == "discounted" else ""
+    others = "refused" if found.strict else "kept as they come"
+    echo(f"  credit {found.credit.rule}{gamma}; metrics that are not declared are {others}")
 
 
 def _echo_privacy(found: WorkspaceSettings, echo: Callable[[str], None]) -> None:
