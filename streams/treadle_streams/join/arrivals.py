@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
 from treadle_schemas import codec, topics
 from treadle_schemas.canonical import loads
 from treadle_schemas.errors import ContractError, FieldError, UnknownType
@@ -71,8 +71,7 @@ class Arrival(NamedTuple):
     headers: list[tuple[str, bytes | str | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class InteractionEvent:
+class InteractionEvent(msgspec.Struct, frozen=True):
     """An interaction that is to be folded into its row."""
 
     arrival: Arrival
@@ -86,8 +85,7 @@ class InteractionEvent:
     """The key of its id as a name, where its episode is the same id."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeEvent:
+class OutcomeEvent(msgspec.Struct, frozen=True):
     """An outcome or a retract that is to be folded into its row. `seen.outcome_id` is empty for a retract that names none.
 
     One that is keyed by a reference has no row of its own: its `key` is that of the name.
@@ -104,8 +102,7 @@ class OutcomeEvent:
     """The key of the name that it is keyed by; empty where its maker knew the episode."""
 
 
-@dataclass(frozen=True, slots=True)
-class RightsEvent:
+class RightsEvent(msgspec.Struct, frozen=True):
     """What may be done with a row, as somebody said it."""
 
     arrival: Arrival
@@ -120,8 +117,7 @@ class RightsEvent:
     """As of outcomes."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnnouncementEvent:
+class AnnouncementEvent(msgspec.Struct, frozen=True):
     """A row that a name stands for. `key` is that of the id's own row, where the name is an interaction id."""
 
     arrival: Arrival
@@ -130,8 +126,7 @@ class AnnouncementEvent:
     announcement: Announcement
 
 
-@dataclass(frozen=True, slots=True)
-class EpisodeEvent:
+class EpisodeEvent(msgspec.Struct, frozen=True):
     """What is said of a whole episode: an outcome or a retract (`seen`), a right (`right`, `value`), or that it ended."""
 
     arrival: Arrival
@@ -145,8 +140,7 @@ class EpisodeEvent:
     value: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PartsEvent:
+class PartsEvent(msgspec.Struct, frozen=True):
     """Parts of an episode: the messages of a link, a value, or an erasure."""
 
     arrival: Arrival
@@ -155,16 +149,14 @@ class PartsEvent:
     import_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class MarkerEvent:
+class MarkerEvent(msgspec.Struct, frozen=True):
     """Begin or end of an import on this partition."""
 
     arrival: Arrival
     marker: ImportMarker
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """A record that becomes a dead letter: the first reason found, and the detail that names field and value."""
 
     arrival: Arrival

@@ -17,9 +17,10 @@ An interaction that starts after both reopens it. Times of agents count as the a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from treadle_schemas.workspace import Credit
 
 from treadle_streams.join.episode_state import EpisodeState
@@ -97,4 +98,4 @@ def is_over(episode: EpisodeState, clock_ms: int) -> bool:
 def _discounted(seen: Seen, weight: float) -> Seen:
     if isinstance(seen.value, bool) or not isinstance(seen.value, int | float):
         return seen
-    return replace(seen, value=float(seen.value) * weight)
+    return msgspec.structs.replace(seen, value=float(seen.value) * weight)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
+import orjson
 from treadle_schemas import codec, topics
 from treadle_schemas.canonical import canonical_json, loads
 from treadle_schemas.records import Grade, Progress
@@ -38,14 +38,13 @@ Stream = Literal[
 """`part` records and `regraded` go to the topic `.graded` too, announcements and re-keyed outcomes to `.references`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Emission:
+class Emission(msgspec.Struct, frozen=True):
     """One record to write. `headers` come on top of the CloudEvents envelope."""
 
     stream: Stream
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    headers: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
     partition: int | None = None
     """None: the same as its source's."""
 
@@ -54,7 +53,7 @@ def graded_hash(captured: Captured, grade: Grade, tail: bytes = b"") -> str:
     """Fingerprint of a graded row's content: interaction, grade, side of the split, and the `tail` (rights, erasure, feedback)."""
     # without task the group is by the interaction alone while it is alone; another step may decide it later
     group = captured.group if captured.task_id is None else ""
-    return _fingerprint(_grade_bytes(grade), captured.side, tail, group, captured.body)
+    return _fingerprint(_json_of(grade), captured.side, tail, group, captured.body)
 
 
 def graded_hash_of(value: bytes) -> str:
@@ -85,6 +84,7 @@ class _Written(msgspec.Struct):
 
 
 _WRITTEN: Final = msgspec.json.Decoder(_Written)
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 def _head(episode_id: str, interaction_id: str) -> bytes:
@@ -149,7 +149,7 @@ def graded(
             _head(row.episode_id, row.interaction_id),
             captured.body,
             b',"grade":',
-            _grade_bytes(grade),
+            _json_of(grade),
             b',"split":',
             json_bytes(captured.side),
             b',"split_group":',
@@ -196,32 +196,34 @@ def dead_letter(refused: Refused, workspace: str) -> Emission:
 
 
 def _progress_value(row: RowState, captured: Captured, grade: Grade, revision: int) -> bytes:
-    return json_bytes(
-        codec.to_json(
-            Progress(
-                episode_id=row.episode_id,
-                interaction_id=row.interaction_id,
-                task_id=captured.task_id,
-                agent=captured.agent,
-                slot=captured.slot,
-                release=captured.release,
-                grade=grade,
-                split=captured.side,
-                revision=revision,
-                append_ms=row.append_ms,
-                ended_at=captured.ended_at,
-            )
+    return _json_of(
+        Progress(
+            episode_id=row.episode_id,
+            interaction_id=row.interaction_id,
+            task_id=captured.task_id,
+            agent=captured.agent,
+            slot=captured.slot,
+            release=captured.release,
+            grade=grade,
+            split=captured.side,
+            revision=revision,
+            append_ms=row.append_ms,
+            ended_at=captured.ended_at,
         )
     )
 
 
-def _grade_bytes(grade: Grade) -> bytes:
-    plain: dict[str, Any] = codec.to_json(grade)
-    return json_bytes(plain)
+def _json_of(record: msgspec.Struct) -> bytes:
+    try:
+        return _ENCODER.encode(record)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can carry
+        return json_bytes(codec.to_json(record))
 
 
 def _row_headers(row: RowState) -> list[tuple[str, bytes]]:
-    return [
-        ("row_id", canonical_json([row.episode_id, row.interaction_id])),
-        ("revision", b"%d" % row.revision),
-    ]
+    ids = [row.episode_id, row.interaction_id]
+    try:
+        row_id = orjson.dumps(ids)  # two texts: canonical as they are
+    except TypeError:
+        row_id = canonical_json(ids)
+    return [("row_id", row_id), ("revision", b"%d" % row.revision)]

@@ -79,7 +79,8 @@ def evaluate(
     said_of_all = share(row, episode, grading.settings.credit)
     if captured is not None:
         row.imports |= said_of_all.imports
-    row.imports = {import_id for import_id in row.imports if import_open(import_id)}
+    if row.imports:
+        row.imports = {import_id for import_id in row.imports if import_open(import_id)}
     if row.version != grading.settings.grading_version:
         grading.refit(row.outcomes)
         row.version = grading.settings.grading_version
@@ -88,7 +89,8 @@ def evaluate(
         return Evaluated([], [])
     if not row.imports:
         row.lapsed_ms = max(row.lapsed_ms, clock_ms)
-    grade, next_ms = grading.grade(row, row.lapsed_ms, said_of_all)
+    outcomes = counted(row, said_of_all)
+    grade, next_ms = grading.grade(row, row.lapsed_ms, said_of_all, outcomes)
     refused: list[Refused] = []
     row.waiting = content == "missing"
     if row.waiting:
@@ -103,13 +105,13 @@ def evaluate(
     row.parked = bool(row.imports) and next_ms < NEVER_MS
     row.deadline_ms = NEVER_MS if row.parked else next_ms
     emissions: list[Emission] = []
-    outcomes = counted(row, said_of_all)
-    tail = graded_tail(_in_force(row, captured, said_of_all), content == "erased", outcomes)
-    fingerprint = graded_hash(captured, grade, tail)
-    if (grade.settled or row.revision) and fingerprint != row.graded_hash:
-        row.revision += 1
-        row.graded_hash = fingerprint
-        emissions.append(graded(row, captured, grade, partition, graded_at, outcomes, tail))
+    if grade.settled or row.revision:
+        tail = graded_tail(_in_force(row, captured, said_of_all), content == "erased", outcomes)
+        fingerprint = graded_hash(captured, grade, tail)
+        if fingerprint != row.graded_hash:
+            row.revision += 1
+            row.graded_hash = fingerprint
+            emissions.append(graded(row, captured, grade, partition, graded_at, outcomes, tail))
     said = progress_hash(row, captured, grade)
     if said != row.progress_hash:
         row.progress_hash = said

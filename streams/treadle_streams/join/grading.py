@@ -15,10 +15,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final
 
+import msgspec
 from treadle_schemas.canonical import loads
 from treadle_schemas.errors import FieldError
 from treadle_schemas.events import OutcomeValue
@@ -91,12 +91,17 @@ class Grading:
                     value, fits = self.value(seen.name, loads(seen.raw)["value"]), True
                 except FieldError:
                     value, fits = None, False
-                outcomes[outcome_id] = replace(seen, value=value, fits=fits)
+                outcomes[outcome_id] = msgspec.structs.replace(seen, value=value, fits=fits)
 
-    def grade(self, row: RowState, clock_ms: int, share: Share) -> tuple[Grade, int]:
-        """The grade of a captured row when its time has run to `clock_ms`, and the clock after which time alone changes it."""
+    def grade(
+        self, row: RowState, clock_ms: int, share: Share, outcomes: Iterable[Seen] | None = None
+    ) -> tuple[Grade, int]:
+        """The grade of a captured row when its time has run to `clock_ms`, and the clock after which time alone changes it.
+
+        `outcomes` are those of `counted`, where the caller has them already.
+        """
         by_name: dict[str, list[Seen]] = {}
-        for outcome in counted(row, share):
+        for outcome in counted(row, share) if outcomes is None else outcomes:
             if outcome.kind == "metric" and outcome.fits:
                 by_name.setdefault(outcome.name, []).append(outcome)
         metrics: dict[str, MetricState] = {}

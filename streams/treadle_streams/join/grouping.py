@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import msgspec
 from treadle_schemas.canonical import loads
 from treadle_schemas.parts import resolve
 from treadle_schemas.split import Split, split_group
@@ -43,7 +42,7 @@ class Grouping:
             elif group == stands_in:
                 group = self._by_messages(row.episode_id, captured)
         if group != captured.group:
-            row.captured = replace(captured, group=group, side=self._split.side(group))
+            row.captured = msgspec.structs.replace(captured, group=group, side=self._split.side(group))
         return found
 
     def of_messages(self, row: RowState) -> str:

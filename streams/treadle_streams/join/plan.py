@@ -7,8 +7,10 @@ applies it locally. A plan changes nothing that was passed in, so a refused tran
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
+
+import msgspec
 
 from treadle_streams.join.arrivals import (
     AnnouncementEvent,
@@ -504,7 +506,7 @@ class _Batch:
     def _refuse(self, refused: Refused) -> None:
         if self._known:
             return
-        refused = replace(refused, arrival=as_written(refused.arrival))
+        refused = msgspec.structs.replace(refused, arrival=as_written(refused.arrival))
         self.out.outputs.append(dead_letter(refused, self._grading.settings.workspace))
         self.meta.dead_letters[refused.reason] = self.meta.dead_letters.get(refused.reason, 0) + 1
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
@@ -87,8 +87,7 @@ _CONTENT_KEYS: Final = b"c"
 DEPENDENT_PREFIX: Final = b"\0d"
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
+class Captured(msgspec.Struct, frozen=True):
     """The interaction that a row stands for: what grading and progress need of it, without its body."""
 
     body: bytes
@@ -118,8 +117,7 @@ class Captured:
     started_us: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """An outcome that arrived, as kept: the value as its metric keeps it, and the event itself as `raw` JSON text."""
 
     outcome_id: str
@@ -318,7 +316,9 @@ def decode(data: bytes) -> RowState:
 
 def _placed(captured: Captured) -> Captured:
     said = loads(captured.body)
-    return replace(captured, step=said.get("step", 0), started_us=to_micros(said["started_at"], "$.started_at"))
+    return msgspec.structs.replace(
+        captured, step=said.get("step", 0), started_us=to_micros(said["started_at"], "$.started_at")
+    )
 
 
 def pack_outcomes(outcomes: Mapping[str, Seen]) -> list[list[Any]]:
