@@ -32,8 +32,7 @@ class ApiServer:
         self.requests: list[dict[str, Any]] = []
         self.failures: dict[str, int] = {}
         # like those of the real services, its ids never come again
-        # (a map: a generator refuses a second thread that asks at the same time)
-        self.count = map(lambda n: f"{secrets.token_hex(3)}{n}", itertools.count(1))
+        self.name, self.count = secrets.token_hex(3), itertools.count(1)
         owner = self
 
         class Handler(_Handler):
@@ -90,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(307, b"", "text/plain", {"location": f"{self.api.url}/elsewhere/chat/completions"})
         if "denied" in model:
             return self._json(401, _error(kind, 401))
-        number = next(self.api.count)
+        number = f"{self.api.name}{next(self.api.count)}"
         if not body.get("stream"):
             answer = {"/chat/completions": _chat, "/responses": _response, "/messages": _message}[kind]
             return self._json(200, answer(body, number), zipped="gzip" in model)
