@@ -279,7 +279,7 @@ def test_a_worker_without_its_state_refuses_instead_of_grading_anew(bench: Bench
     assert worker.wait(60) == 1
     reason = said(worker)
     assert "there is no META" in reason
-    assert "backup" in reason
+    assert "--from-log" in reason
     assert len(bench.graded()["x"]) == 1
 
 
