@@ -149,6 +149,7 @@ class Producer:
         self._process = process
         self._timeout_s = config["transaction.timeout.ms"] / 1000
         self._buffer: list[tuple[Place, Entry, Callable[..., None]]] = []
+        self._failed: Failure | None = None
 
     def init_transactions(self, timeout: float) -> None:
         """Get a producer id."""
@@ -160,6 +161,7 @@ class Producer:
         """Nothing is sent yet."""
         self._process.alive()
         assert not self._buffer, "a transaction begins with an empty buffer"
+        self._failed = None
 
     def produce(
         self,
@@ -218,6 +220,7 @@ class Producer:
                 self._process.point("flush part")
         random.shuffle(acks)
         for failure, message, on_delivery in acks:
+            self._failed = self._failed or failure
             on_delivery(failure, message)
         return left
 
@@ -241,7 +244,7 @@ class Producer:
 
     def abort_transaction(self, timeout: float) -> None:
         """Decide against it."""
-        self._buffer = []
+        self._buffer, self._failed = [], None
         self._call(lambda: self._process.cluster.log.end(self._who, self._epoch, False), timeout)
 
     def _write(self, request: list[tuple[Place, list[tuple[Entry, Callable[..., None]]]]]) -> list[int]:
@@ -255,6 +258,8 @@ class Producer:
         return firsts
 
     def _call(self, question: Callable[[], None], timeout_s: float) -> None:
+        if self._failed is not None:  # as librdkafka: a record that was not taken fails the transaction
+            raise KafkaException(self._failed)
         try:
             self._ask(question, timeout_s)
         except Refusal as refusal:

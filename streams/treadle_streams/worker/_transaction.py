@@ -28,8 +28,9 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from treadle.log import MAX_MESSAGE_BYTES
 from treadle_schemas import codec, topics
+from treadle_schemas.moments import now
 
-from treadle_streams.join import INPUTS, META_KEY, Emission, Plan
+from treadle_streams.join import INPUTS, META_KEY, Plan
 from treadle_streams.worker._faults import Faults
 from treadle_streams.worker._ports import REAL, Ports, ProducerPort
 from treadle_streams.worker._settings import TRANSACTION_TIMEOUT_MS, WorkerSettings
@@ -89,6 +90,14 @@ class Transactions:
             name: topics.topic(settings.workspace, kind)
             for name, kind in (outputs | {kind: kind for kind in INPUTS}).items()
         }
+        self._heads = {
+            stream: [
+                (name, value)
+                for name, value in codec.make_headers(kind, settings.workspace, source="treadle/join")
+                if name not in ("ce_id", "ce_time")
+            ]
+            for stream, kind in _TYPES.items()
+        }
         self._error: KafkaError | None = None
         self._last: dict[int, int] = {}
         self._disconnected = False
@@ -139,17 +148,19 @@ class Transactions:
             # 2. begin
             producer.begin_transaction()
             self._faults.after("begin")
-            # 3. produce: outputs, changelog, META last
+            # 3. produce: outputs, changelog, META last. Only META's place is asked for: a record that is not taken fails the transaction
+            changelog, name, at = self._settings.changelog, uuid.uuid4().hex, ("ce_time", now().encode())
             for made in plans:
-                for emission in made.outputs:
-                    self._output(made.partition, emission)
+                for n, emission in enumerate(made.outputs):
+                    own = ("ce_id", b"%s-%d-%d" % (name.encode(), made.partition, n))
+                    headers = [*self._heads[emission.stream], own, at, *emission.headers]
+                    to = made.partition if emission.partition is None else emission.partition
+                    self._produce(self._topics[emission.stream], to, emission.key, emission.value, headers)
                 for key, value in made.puts.items():
-                    self._produce(self._settings.changelog, made.partition, key, value, None, self._logged)
+                    self._produce(changelog, made.partition, key, value)
                 for key in made.deletes:
-                    self._produce(self._settings.changelog, made.partition, key, None, None, self._logged)
-                self._produce(
-                    self._settings.changelog, made.partition, META_KEY, metas[made.partition], None, self._logged
-                )
+                    self._produce(changelog, made.partition, key, None)
+                self._produce(changelog, made.partition, META_KEY, metas[made.partition], None, self._logged)
             self._faults.after("produce")
             # 4. flush
             left = producer.flush(_STEP_TIMEOUT_S)
@@ -193,36 +204,27 @@ class Transactions:
                 if not err.args[0].retriable() or attempt == _COMMIT_TRIES:
                     raise
 
-    def _output(self, partition: int, emission: Emission) -> None:
-        headers = codec.make_headers(_TYPES[emission.stream], self._settings.workspace, source="treadle/join")
-        topic = self._topics[emission.stream]
-        to = partition if emission.partition is None else emission.partition
-        self._produce(topic, to, emission.key, emission.value, headers + emission.headers, self._delivered)
-
     def _produce(
         self,
         topic: str,
         partition: int,
         key: bytes | None,
         value: bytes | None,
-        headers: codec.Headers | None,
-        on_delivery: Callable[[KafkaError | None, Message], None],
+        headers: codec.Headers | None = None,
+        on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
     ) -> None:
+        more: dict[str, Any] = {} if on_delivery is None else {"on_delivery": on_delivery}
+        if headers:
+            more["headers"] = headers
         while True:
             try:
-                self._producer.produce(
-                    topic, value, key, partition, on_delivery=on_delivery, headers=list(headers) if headers else None
-                )
+                self._producer.produce(topic, value, key, partition, **more)
                 return
             except BufferError:
                 self._producer.poll(0.05)
 
-    def _delivered(self, err: KafkaError | None, message: Message) -> None:
+    def _logged(self, err: KafkaError | None, message: Message) -> None:
         if err is not None:
             self._error = self._error or err
-
-    def _logged(self, err: KafkaError | None, message: Message) -> None:
-        self._delivered(err, message)
-        if err is None:
-            partition = message.partition() or 0
-            self._last[partition] = max(self._last.get(partition, -1), message.offset() or 0)
+        else:
+            self._last[message.partition() or 0] = message.offset() or 0
