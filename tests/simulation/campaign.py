@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import signal
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -18,8 +20,8 @@ from simulation.schedule import Result, run
 
 __all__ = ["ROWS", "Totals", "run_all"]
 
-ROWS: Final = (*KINDS, "timer")
-"""Event kinds of the coverage matrix; `timer`: a batch that time alone brought."""
+ROWS: Final = (*KINDS, "timer", "regrade")
+"""Event kinds of the coverage matrix. `timer`: a batch that time alone brought; `regrade`: one that grades kept rows by new settings."""
 _CHUNK: Final = 50
 
 
@@ -82,6 +84,12 @@ class Totals:
             yield from (f"  {line}" for line in found[:5])
 
 
+def _die_with_parent() -> None:
+    """A worker of the pool waits for work for good when the process that gives it is killed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def _some(seeds: Iterable[int]) -> Totals:
     totals = Totals()
     for seed in seeds:
@@ -95,7 +103,7 @@ def run_all(first: int, count: int, jobs: int, limit_s: float = math.inf) -> Tot
     chunks = (range(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK))
     totals = Totals()
     # forked: the modules are loaded, and no thread is running yet
-    with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("fork"), initializer=_die_with_parent) as pool:
         under_way = deque(pool.submit(_some, chunk) for chunk in islice(chunks, 2 * jobs))
         while under_way:
             totals.merge(under_way.popleft().result())

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treadle_streams.join import INPUTS, TIMER_PREFIX, Input
+from treadle_streams.join import INPUTS, META_KEY, TIMER_PREFIX, Input, Meta
 from treadle_streams.worker._clockwork import Reading
 from treadle_streams.worker._faults import Faults, Step
 from treadle_streams.worker._lane import Lane
@@ -42,7 +42,7 @@ class _Steps(Faults):
 
     def after(self, step: Step) -> None:
         if step == "plan" and self.timers_only:
-            self._process.in_flight = {"timer"}
+            self._process.in_flight = {"timer", *self._process.in_flight & {"regrade"}}
         self._process.point(step)
 
 
@@ -71,6 +71,7 @@ class Process(Owner):
             write_batch=Batch,
             monotonic=lambda: self.scheduler.now_s,
             sleep=self._sleep,
+            settings=lambda servers, workspace: cluster.settings,
         )
         random = self.scheduler.random
         self.settings = WorkerSettings(
@@ -127,11 +128,14 @@ class Process(Owner):
         self.point("fetch")
 
     def at_risk(self, point: str) -> set[str]:
-        """Event kinds that a fault would hit now: those of the batch, in recovery those that are not committed yet, and timers."""
+        """Event kinds that a fault would hit now: those of the batch, in recovery those that are not committed yet."""
         log = self.cluster.log
         kinds: set[str] = set()
         if any(key.startswith(TIMER_PREFIX) for p in self._partitions for key in self.disks[p].data):
             kinds.add("timer")
+        metas = [self.disks[p].data.get(META_KEY) for p in self._partitions]
+        if any(m is None or Meta.decode(m).regraded < self.cluster.settings.grading_version for m in metas):
+            kinds.add("regrade")
         if self.lane.view.state == "running":
             return self.in_flight | kinds if point == "fetch" else self.in_flight
         for partition in self._partitions:
@@ -207,17 +211,20 @@ class Process(Owner):
         log = self.cluster.log
         times: dict[int, int] = {}
         ends: dict[tuple[Input, int], int] = {}
+        settings_end = 0
 
         def tell() -> None:
             times.update(dict.fromkeys(partitions, log.broker_ms()))
             self._later(lambda: self.scheduler.after(self.cluster.latency_s(), look))
 
         def look() -> None:
+            nonlocal settings_end
+            settings_end = 2 * self.cluster.settings.grading_version
             ends.update({(k, p): log[self.cluster.topic(k), p].end for k in INPUTS for p in partitions})
             self._later(read)
 
         def read() -> None:
-            self.reading = Reading(self.reading.number + 1, times, ends)
+            self.reading = Reading(self.reading.number + 1, times, ends, settings_end=settings_end)
 
         self.scheduler.after(self.cluster.latency_s(), tell)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from random import Random
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
 from treadle_schemas import Metric, WorkspaceSettings
 from treadle_schemas.workspace import Credit
-from treadle_streams.join import INPUTS, Grading
+from treadle_streams.join import INPUTS, Grading, Plan
 from treadle_streams.worker import _lane
 
 from simulation.cluster import Cluster
@@ -32,6 +33,10 @@ _FAR_MS: Final = 48 * 3_600_000
 """The broker's clock is set ahead by this at the end: then every row's time is up, and none has expired."""
 
 
+_CREDITS: Final = (Credit(rule="discounted", gamma=0.5), Credit(rule="all"), Credit(rule="last"))
+_REWARDS: Final = ("reward + COALESCE(score, 0)", "reward - COALESCE(score, 0)", "reward")
+
+
 @dataclass(slots=True)
 class Result:
     """What came of a schedule."""
@@ -47,8 +52,8 @@ class Result:
 
 
 @cache
-def settings_of(partitions: int) -> tuple[WorkspaceSettings, Grading]:
-    """The workspace of a schedule, and its grading."""
+def settings_of(partitions: int, version: int = 1) -> tuple[WorkspaceSettings, Grading]:
+    """The workspace of a schedule, and its grading, by the settings that it has first, second, third."""
     settings = WorkspaceSettings(
         workspace=WORKSPACE,
         partitions=partitions,
@@ -57,8 +62,9 @@ def settings_of(partitions: int) -> tuple[WorkspaceSettings, Grading]:
             Metric(name="score", aggregate="mean", horizon_s=12.0, absent=0.5),
             Metric(name="done", type="bool", level="episode", horizon_s=6.0),
         ),
-        credit=Credit(rule="discounted", gamma=0.5),
-        reward="reward + COALESCE(score, 0)",
+        credit=_CREDITS[version - 1],
+        reward=_REWARDS[version - 1],
+        grading_version=version,
         grace_s=1.0,
         created_at="2026-01-01T00:00:00Z",
     )
@@ -71,7 +77,7 @@ def run(seed: int, *, without: frozenset[str] = frozenset(), trace: bool = False
     if trace:
         scheduler.trace = []
     draws = Random(seed ^ 0x5EED)
-    settings, grading = settings_of(draws.choice((2, 3, 4)))
+    settings, _ = settings_of(draws.choice((2, 3, 4)))
     faults = Faults(Random(seed ^ 0xFA17), 1.0, _BUSY_S, without)
     cluster = Cluster(scheduler, settings, faults)
     history = draw(draws, settings.partitions, draws.randint(50, 60))
@@ -87,6 +93,8 @@ def run(seed: int, *, without: frozenset[str] = frozenset(), trace: bool = False
     for _ in range(2):
         jump_ms = draws.randint(2_000, 15_000)
         scheduler.after(draws.uniform(2.0, _BUSY_S), partial(_jump, cluster, jump_ms))
+    for at_s in sorted(draws.uniform(2.0, _BUSY_S) for _ in range(2)):
+        scheduler.after(at_s, partial(_change_settings, cluster))
     cluster.wanted |= {"a", "b"}
     for name in ("a", "b"):
         cluster.start(name)
@@ -94,10 +102,15 @@ def run(seed: int, *, without: frozenset[str] = frozenset(), trace: bool = False
     end = _End(cluster, faults)
     scheduler.after(_BUSY_S + 3.0, end.look)
     try:
-        with patch.object(_lane, "Grading", lambda _: grading):  # compiled once, not once a process
+        with (
+            # compiled once, not once a process
+            patch.object(_lane, "Grading", lambda now: settings_of(now.partitions, now.grading_version)[1]),
+            patch.object(_lane, "plan", partial(_noted, vars(_lane)["plan"], scheduler)),
+        ):
             scheduler.run()
         violations = cluster.violations + end.violations
         if not violations:
+            grading = settings_of(settings.partitions, cluster.settings.grading_version)[1]
             violations = verdict(cluster, grading, end.clock_ms)
     finally:
         scheduler.close()
@@ -121,6 +134,22 @@ def _append(cluster: Cluster, place: tuple[str, int], entry: Entry) -> None:
 def _jump(cluster: Cluster, jump_ms: int) -> None:
     cluster.scheduler.note("clock:", jump_ms)
     cluster.log.skew_ms += jump_ms
+
+
+def _change_settings(cluster: Cluster) -> None:
+    settings = cluster.settings
+    cluster.settings, _ = settings_of(settings.partitions, settings.grading_version + 1)
+    cluster.scheduler.note("settings:", cluster.settings.grading_version)
+
+
+def _noted(inner: Callable[..., Plan], scheduler: Scheduler, *args: Any, **more: Any) -> Plan:
+    """`plan`, and the process knows when it grades kept rows anew."""
+    if more.get("background"):
+        assert scheduler.current is not None
+        process = scheduler.current.owner
+        assert isinstance(process, Process)
+        process.in_flight = process.in_flight | {"regrade"}
+    return inner(*args, **more)
 
 
 class _End:
@@ -163,7 +192,9 @@ class _End:
         owners: dict[int, Process] = {}
         for process in cluster.processes.values():
             view = process.lane.view
-            if process.stopped or view.state != "running":
+            if process.stopped or view.state != "running" or process.lane.regrading:
+                return False
+            if process.reading.settings_end < 2 * cluster.settings.grading_version:
                 return False
             owners |= dict.fromkeys(view.metas, process)
         if len(owners) < cluster.partitions or any(log.open for log in cluster.log.partitions.values()):

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from typing import Any, Final
 
+from treadle_schemas import codec
 from treadle_schemas.canonical import canonical_json
 from treadle_streams.join import INPUTS, META_KEY, Grading, Meta
 from treadle_streams.join.workspace_memory import MemoryWorkspace
@@ -52,6 +53,8 @@ def verdict(cluster: Cluster, grading: Grading, clock_ms: int) -> list[str]:
     revisions: dict[str, list[int]] = {}
     sources: Counter[tuple[Any, ...]] = Counter()
     parts: Counter[tuple[int, bytes]] = Counter()
+    regraded: list[tuple[int, int]] = []
+    """(partition, grading version) of the markers behind rows that were graded anew."""
     dead: set[tuple[str, str]] = set()
     progress: Rows = {}
     for p in range(cluster.partitions):
@@ -61,6 +64,8 @@ def verdict(cluster: Cluster, grading: Grading, clock_ms: int) -> list[str]:
                 row = headers["row_id"].decode()
                 revisions.setdefault(row, []).append(int(headers["revision"]))
                 last[row] = _content(entry.value)
+            elif headers["ce_type"] == codec.REGRADED.encode():
+                regraded.append((p, json.loads(entry.value or b"")["grading_version"]))
             else:
                 parts[p, entry.value or b""] += 1
         for _, entry in cluster.log[cluster.topic("dead-letter"), p].committed():
@@ -92,6 +97,9 @@ def verdict(cluster: Cluster, grading: Grading, clock_ms: int) -> list[str]:
     ]
     wrong += [f"duplicate: dead letter of {source} came {n} times" for source, n in sources.items() if n > 1]
     wrong += [f"duplicate: a part of partition {p} came {n} times" for (p, _), n in parts.items() if n > 1]
+    wrong += [f"duplicate: marker {one} came {n} times" for one, n in Counter(regraded).items() if n > 1]
+    now = grading.settings.grading_version
+    wrong += [f"lost: no marker of version {now} on {p}" for p in range(cluster.partitions) if (p, now) not in regraded]
     wrong += [f"lost: dead letter {one}" for one in sorted(expected_dead - dead) if one[0] not in UNORDERED]
     wrong += [f"wrong: dead letter {one}" for one in sorted(dead - expected_dead) if one[0] not in UNORDERED]
     return wrong
