@@ -65,13 +65,15 @@ class Meta:
                 "imports": {i: [s.begun, s.ended, s.last_ms] for i, s in self.imports.items()},
                 "counts": self.counts,
                 "dead_letters": self.dead_letters,
-                **({} if self.grading == 1 else {"grading": self._grading()}),
+                **({} if self.grading == 1 else {"grading": self.grading_at}),
                 **({} if self.restore is None else {"restore": self.restore.plain()}),
             }
         )
 
-    def _grading(self) -> list[Any]:
-        return [self.regraded, self.grading, self.cursor.hex(), self.looked_at]
+    @property
+    def grading_at(self) -> tuple[int, int, str, int]:
+        """How far grading anew is."""
+        return self.regraded, self.grading, self.cursor.hex(), self.looked_at
 
     @classmethod
     def decode(cls, data: bytes) -> Meta:

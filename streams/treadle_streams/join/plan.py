@@ -125,7 +125,7 @@ def plan(
     With `background` the batch also grades some kept rows anew where `grading` is of a newer version than they are.
     """
     batch = _Batch(partition, meta.copy(), reader, grading, graded_at)
-    known = dict(meta.offsets)
+    known, graded = dict(meta.offsets), meta.grading_at
     batch.take(arrivals)
     m = batch.meta
     for kind, position in (positions or {}).items():
@@ -143,7 +143,9 @@ def plan(
     batch.names.write()
     batch.episodes.write()
     out = batch.out
-    out.empty = not (out.puts or out.deletes or out.drop_index or out.outputs) and m.offsets == known
+    out.empty = (
+        not (out.puts or out.deletes or out.drop_index or out.outputs) and m.offsets == known and m.grading_at == graded
+    )
     return out
 
 

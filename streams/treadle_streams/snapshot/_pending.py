@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 from treadle.log import Admin, Record, read
-from treadle_schemas.codec import PROGRESS, header_map
+from treadle_schemas.codec import PROGRESS, REGRADED, header_map
+from treadle_schemas.records import Regraded
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 
@@ -36,6 +37,7 @@ class _Cache(msgspec.Struct):
     workspace_created_at: str
     offsets: dict[int, int]
     pending: list[Key]
+    graded_by: dict[int, int] = {}
 
 
 _DECODER = msgspec.json.Decoder(_Progress)
@@ -51,12 +53,14 @@ class PendingRows:
         self._cache = cache
         self._offsets: dict[int, int] = {}
         self.keys: set[Key] = set()
+        self._graded_by: dict[int, int] = {}
+        """By partition, the newest grading version that all of its rows have, as its markers say."""
         try:
             found = msgspec.json.decode(cache.read_bytes(), type=_Cache)
         except (OSError, msgspec.DecodeError):
             return
         if found.workspace_created_at == workspace.created_at:
-            self._offsets, self.keys = found.offsets, set(found.pending)
+            self._offsets, self.keys, self._graded_by = found.offsets, set(found.pending), found.graded_by
 
     def advance(self, admin: Admin) -> None:
         """Read on to the present end, and remember. A record that cannot be read is left out of the count: it only informs.
@@ -71,10 +75,14 @@ class PendingRows:
         for record in read(self._servers, name, self._workspace.partitions, start=start, until=ends):
             self._take(record)
         self._offsets.update(ends)
-        value = _Cache(self._workspace.created_at, self._offsets, sorted(self.keys))
+        value = _Cache(self._workspace.created_at, self._offsets, sorted(self.keys), self._graded_by)
         fresh = self._cache.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(value))
         fresh.replace(self._cache)
+
+    def ungraded(self, version: int) -> list[int]:
+        """The partitions that were not yet graded anew by a grading version. The first one needs no word."""
+        return [p for p in range(self._workspace.partitions) if self._graded_by.get(p, 1) < version]
 
     def count(self, settled: Callable[[Key], bool | None], unsettled: Iterator[Key]) -> int:
         """How many rows are pending, as seen from a fold of `.graded` that is at least as new.
@@ -85,7 +93,11 @@ class PendingRows:
         return len(waiting | set(unsettled))
 
     def _take(self, record: Record) -> None:
-        if record.value is None or header_map(record.headers).get("ce_type") != PROGRESS.encode():
+        kind = header_map(record.headers).get("ce_type")
+        if record.value is not None and kind == REGRADED.encode():
+            marker = msgspec.json.decode(record.value, type=Regraded)
+            self._graded_by[record.partition] = max(self._graded_by.get(record.partition, 1), marker.grading_version)
+        if record.value is None or kind != PROGRESS.encode():
             return
         try:
             row = _DECODER.decode(record.value)

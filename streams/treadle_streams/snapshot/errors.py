@@ -3,6 +3,7 @@
 TreadleError (treadle_schemas.errors)
 └── SnapshotError
     ├── JoinBehind       the join did not get past the present ends in time; names the partition (retriable, exit code 5)
+    ├── RegradeBehind    kept rows were not graded by changed settings in time; names the partition (retriable, exit code 5)
     └── LogMismatch      `.graded` does not go with the corpus: it is shorter than what the corpus folded, or its rest is gone
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from treadle_schemas.errors import TreadleError
 
-__all__ = ["JoinBehind", "LogMismatch", "SnapshotError"]
+__all__ = ["JoinBehind", "LogMismatch", "RegradeBehind", "SnapshotError"]
 
 
 class SnapshotError(TreadleError):
@@ -29,6 +30,20 @@ class JoinBehind(SnapshotError):
             f"`treadle worker --workspace {workspace}` running? `treadle status` shows it; --wait waits longer"
         )
         self.topic = topic
+        self.partition = partition
+
+
+class RegradeBehind(SnapshotError):
+    """Kept rows were not graded by changed settings in time."""
+
+    retriable = True
+    exit_code = 5
+
+    def __init__(self, workspace: str, version: int, partition: int, waited_s: float) -> None:
+        super().__init__(
+            f"partition {partition} of {workspace}: its rows are not yet graded by grading version {version} after {waited_s:g} s. Is "
+            f"`treadle worker --workspace {workspace}` running? `treadle status` shows it; --wait waits longer"
+        )
         self.partition = partition
 
 

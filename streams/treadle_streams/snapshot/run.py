@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +22,7 @@ from treadle_corpus import (
     read_parts,
     read_record,
 )
-from treadle_schemas.codec import GRADED, PART, header_map
+from treadle_schemas.codec import GRADED, PART, REGRADED, header_map
 from treadle_schemas.errors import FieldError
 from treadle_schemas.moments import from_micros, now
 from treadle_schemas.topics import topic
@@ -33,12 +34,13 @@ from treadle_streams.snapshot._announce import announce, announce_if_missing
 from treadle_streams.snapshot._pending import PendingRows
 from treadle_streams.snapshot._refused import send_dead_letters
 from treadle_streams.snapshot._rounds import wait_for_join
-from treadle_streams.snapshot.errors import LogMismatch
+from treadle_streams.snapshot.errors import LogMismatch, RegradeBehind
 
 __all__ = ["DEFAULT_WAIT_S", "RunReport", "Snapshotter", "run_snapshot"]
 
 DEFAULT_WAIT_S: Final = 300.0
 """How long a run waits for the join."""
+_PAUSE_S: Final = 0.5
 _BATCH_RECORDS: Final = 2000
 _BATCH_BYTES: Final = 64 * 1024 * 1024
 """A batch is one commit: 16 KB of log and 11 files, whatever it holds. Bounded by bytes, since rows may be megabytes."""
@@ -143,7 +145,8 @@ class Snapshotter:
         """One run of the policy.
 
         1. wait in rounds until the join has passed the present ends of the inputs
-        2. read `.progress` to its end, for the count of pending rows; what it calls settled is on `.graded` by then
+        2. read `.progress` to its end, for the count of pending rows; what it calls settled is on `.graded` by then. While kept rows are
+           still graded anew by changed settings, wait for the markers of every partition
         3. take the end of `.graded` and fold up to it in untagged commits
         4. decide and finish the version
         5. announce it
@@ -154,8 +157,11 @@ class Snapshotter:
         admin = Admin(
             self._servers
         )  # a new one: after a restart of the broker an old one keeps asking by the old leader epoch
+        self._workspace = workspaces.get(self._servers, self._workspace.workspace)  # it may be graded otherwise by now
+        began = time.monotonic()
         wait_for_join(admin, self._workspace, wait_s, self._tell)  # 1
         self._pending.advance(admin)  # 2
+        self._wait_regraded(admin, began + wait_s, wait_s)
         refused = self._fold(self._graded_ends(admin))  # 3
         pending = self._pending.count(self.writer.settled, self.writer.unsettled())
         selector = filters.compile(
@@ -181,6 +187,16 @@ class Snapshotter:
             settled_through_ms=self.writer.watermark_ms,
             manifest=newest,
         )
+
+    def _wait_regraded(self, admin: Admin, deadline: float, wait_s: float) -> None:
+        version = self._workspace.grading_version
+        while left := self._pending.ungraded(version):
+            if time.monotonic() > deadline:
+                raise RegradeBehind(self._workspace.workspace, version, left[0], wait_s)
+            if self._tell is not None:
+                self._tell(f"waiting for kept rows to be graded by version {version}: {len(left)} partitions left")
+            time.sleep(_PAUSE_S)
+            self._pending.advance(admin)
 
     def _announce_newest(self) -> None:
         newest = self.writer.manifest
@@ -241,8 +257,10 @@ class Snapshotter:
         bad: list[tuple[Record, str, str]] = []
         for record in batch:
             try:
-                decoded.append(_decode(record))
-                good.append(record)
+                taken = _decode(record)
+                if taken is not None:
+                    decoded.append(taken)
+                    good.append(record)
             except FieldError as err:
                 bad.append((record, "malformed", str(err)))
         count = len(bad)
@@ -277,12 +295,15 @@ def run_snapshot(
         return snapshotter.run(wait_s)
 
 
-def _decode(record: Record) -> GradedRecord | PartRecord:
+def _decode(record: Record) -> GradedRecord | PartRecord | None:
+    """What the corpus takes of a record; None: nothing."""
     found = header_map(record.headers).get("ce_type")
     if record.value is None:
         raise FieldError("$", "is null")
     if found == PART.encode():
         return read_parts(record.value)
+    if found == REGRADED.encode():
+        return None
     if found != GRADED.encode():
         raise FieldError("headers.ce_type", f"is {found!r}, neither {GRADED} nor {PART}")
     return read_record(record.value)

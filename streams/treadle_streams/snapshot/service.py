@@ -10,7 +10,7 @@ from typing import Final
 from treadle.errors import LogError, TopicMissing
 from treadle.log import Record, TailReader
 from treadle_corpus import decode_key
-from treadle_schemas.codec import PART, header_map
+from treadle_schemas.codec import PART, REGRADED, header_map
 from treadle_schemas.errors import FieldError, TreadleError
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
@@ -112,8 +112,8 @@ def _watch(trigger: Trigger, records: Iterable[Record], snapshotter: Snapshotter
         if record.offset < offsets.get(record.partition, 0):
             continue  # a run folded it while it was on its way here
         headers = header_map(record.headers)
-        if headers.get("ce_type") == PART.encode():
-            continue  # what is new of it is the row behind it
+        if headers.get("ce_type") in (PART.encode(), REGRADED.encode()):
+            continue  # what is new of it is the row behind it, or before it
         row = headers.get("row_id", b"")
         try:
             known = writer.knows(decode_key(row))

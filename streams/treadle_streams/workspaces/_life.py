@@ -24,6 +24,8 @@ from treadle_streams.errors import WorkspaceDamaged, WorkspaceExists, WorkspaceI
 from treadle_streams.workspaces import _records as records
 from treadle_streams.workspaces._topics import control_plan, topic_plan
 
+_GRADING: Final = ("metrics", "reward", "credit", "grace_s")
+"""What rows are graded by."""
 _LOG: Final = logging.getLogger("treadle.workspaces")
 
 
@@ -86,9 +88,10 @@ def update(
     *,
     home: Path | None = None,
 ) -> WorkspaceSettings:
-    """Change what is private in a workspace, and whose rights are denied; the settings as they are now.
+    """Change what is private in a workspace, whose rights are denied, and how rows are graded; the settings as they are now.
 
-    `change` gets the present settings. The PII version rises by one where `pii` or `rights` changed; nothing else may change here.
+    `change` gets the present settings. The PII version rises by one where `pii` or `rights` changed, the grading version where metrics,
+    reward, credit or grace did; beside those only `strict` may change here. Workers follow within seconds and grade kept rows anew.
     Running recorders follow within treadle.policies.REFRESH_S, those of this machine at their next start at the latest.
     Raises WorkspaceMissing, SettingError, and WorkspaceExists when somebody else changed them at the same time.
     """
@@ -101,12 +104,17 @@ def update(
         if present is None:
             raise WorkspaceMissing(workspace, servers, None)
         wanted = change(present)
-        if (wanted.pii, wanted.rights) == (present.pii, present.rights):
-            made = present
-            return []
-        pii = msgspec.structs.replace(wanted.pii, version=present.pii.version + 1)
-        made = msgspec.structs.replace(present, pii=pii, rights=wanted.rights).checked()
-        return [records.settings_write(made)]
+        private = (wanted.pii, wanted.rights) != (present.pii, present.rights)
+        graded = any(getattr(wanted, name) != getattr(present, name) for name in _GRADING)
+        made = present
+        if private:
+            pii = msgspec.structs.replace(wanted.pii, version=present.pii.version + 1)
+            made = msgspec.structs.replace(made, pii=pii, rights=wanted.rights)
+        if graded:
+            said = {name: getattr(wanted, name) for name in _GRADING}
+            made = msgspec.structs.replace(made, grading_version=present.grading_version + 1, **said)
+        made = checked(msgspec.structs.replace(made, strict=wanted.strict))
+        return [] if made == present else [records.settings_write(made)]
 
     records.write_once(servers, workspace, decide)
     _tell_recorders(made, home)

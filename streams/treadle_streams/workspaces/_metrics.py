@@ -10,7 +10,9 @@ from treadle_schemas.errors import FieldError, SettingError
 from treadle_schemas.moments import parse_duration_s
 from treadle_schemas.workspace import Credit, Metric
 
-FORM: Final = "NAME:TYPE[,required][,minimise][,level=episode][,aggregate=last][,horizon=7d][,absent=0][,low=0][,high=1]"
+FORM: Final = (
+    "NAME:TYPE[,required][,minimise][,level=episode][,aggregate=last][,horizon=7d][,absent=0][,low=0][,high=1]"
+)
 
 _FLAGS: Final[dict[str, tuple[str, object]]] = {
     "required": ("required", True),
@@ -59,6 +61,18 @@ def parse_credit(text: str) -> Credit:
         except ValueError:
             pass
     raise SettingError(f"credit {text!r}: expected {CREDIT_FORM}, GAMMA in (0, 1]")
+
+
+def changed_metrics(
+    present: tuple[Metric, ...], declared: tuple[Metric, ...], removed: tuple[str, ...]
+) -> tuple[Metric, ...]:
+    """The metrics after some are declared, anew or for the first time, and others no longer. Raises SettingError for an unknown name."""
+    unknown = set(removed) - {metric.name for metric in present}
+    if unknown:
+        names = ", ".join(metric.name for metric in present)
+        raise SettingError(f"metric {sorted(unknown)[0]!r} is not declared; the metrics are {names}")
+    made = {metric.name: metric for metric in present if metric.name not in removed}
+    return tuple((made | {metric.name: metric for metric in declared}).values())
 
 
 def default_reward(metrics: tuple[Metric, ...]) -> str:
