@@ -116,7 +116,7 @@ class Bench:
     def __init__(self, folder: Path, count: int) -> None:
         self.home = folder / "home"
         self.names = [f"w-{number:03d}" for number in range(count)]
-        self.broker = LocalBroker(folder / "broker", die_with_parent=True)
+        self.broker = LocalBroker(folder / "broker", die_with_parent=True, session_timeout_ms=18_000)
 
     def create(self) -> None:
         """Make the workspaces."""

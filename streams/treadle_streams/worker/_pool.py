@@ -96,7 +96,7 @@ class _Tenant:
         async with self._starts:
             workspace, folder, instance, lock = await loop.run_in_executor(self._threads, self._prepare)
             self._instance = instance
-            status = self._status_file()
+            status = self._status_file(folder)
             try:
                 self.seat = PoolSeat(self._shared, self._settings, workspace, folder, status)
                 running = asyncio.create_task(self.seat.run(self._quit))
@@ -116,8 +116,8 @@ class _Tenant:
         check_topics(self._settings, workspace, self._shared.admin)
         return workspace, *state_folder(self._settings)
 
-    def _status_file(self) -> StatusFile:
-        return StatusFile(status_path(self._settings.home, self.workspace, self._instance), self.workspace)
+    def _status_file(self, folder: Path | None = None) -> StatusFile:
+        return StatusFile(status_path(self._settings.home, self.workspace, self._instance), self.workspace, folder)
 
     async def _pause(self, err: Exception, wait_s: float, failures: int) -> None:
         until = time.monotonic() + wait_s

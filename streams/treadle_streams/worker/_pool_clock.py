@@ -54,6 +54,10 @@ class Ticking(Protocol):
         """A second has passed, with or without news."""
         ...
 
+    def renew(self) -> None:
+        """Leaders have moved: clients that rest are better made anew than used again."""
+        ...
+
     def fail(self, err: BaseException) -> None:
         """It cannot go on."""
         ...
@@ -198,6 +202,8 @@ class PoolClock(threading.Thread):
         if trouble:
             # a client that saw a broker before its restart keeps that leader epoch and is refused for good
             self._admin = AdminClient({"bootstrap.servers": self._servers, "log_level": 0})
+            for one in self._ticking():
+                one.renew()
             if not self._stands:
                 _log.warning("clocks stand still: %s", trouble)
         self._stands = bool(trouble)

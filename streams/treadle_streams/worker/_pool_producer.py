@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from treadle_streams.worker._ports import ProducerPort
 
-__all__ = ["RestingProducer"]
+__all__ = ["REST_AFTER_S", "RestingProducer"]
 
 REST_AFTER_S: Final = 60.0
 

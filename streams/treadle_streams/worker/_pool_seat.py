@@ -23,7 +23,7 @@ from treadle_streams.worker._faults import Faults
 from treadle_streams.worker._lane import Lane
 from treadle_streams.worker._pool_faust import PoolApp, Storage, make_pool_app
 from treadle_streams.worker._pool_fetch import Feed, SharedFetch
-from treadle_streams.worker._pool_producer import RestingProducer
+from treadle_streams.worker._pool_producer import REST_AFTER_S, RestingProducer
 from treadle_streams.worker._pool_turns import Turns
 from treadle_streams.worker._ports import REAL, Ports, ProducerPort
 from treadle_streams.worker._settings import WorkerSettings
@@ -102,7 +102,7 @@ class PoolSeat:
         self._said: tuple[float, dict[str, Any]] = (0.0, {})
         self._lock = threading.Lock()
         self._closed = False
-        self._begun = False
+        self._begun = self._stale = False
         self._loop = asyncio.get_running_loop()
         self._taken_out = asyncio.Event()
         self._at_work = asyncio.Event()
@@ -212,10 +212,11 @@ class PoolSeat:
         if quick and self.long:
             return True
         try:
+            for producer in self._producers:
+                producer.rest(0.0 if self._stale else REST_AFTER_S)
+            self._stale = False
             if not self._lane.step():
                 self._closed = True
-            for producer in self._producers:
-                producer.rest()
             return self._feed.waiting or self.long or self._lane.regrading
         except BaseException as err:
             self.fail(err)
@@ -231,6 +232,10 @@ class PoolSeat:
     def told(self, broker_ms: dict[int, int], ends: dict[tuple[Input, int], int], settings_end: int) -> None:
         """See Ticking."""
         self.reading = Reading(self.reading.number + 1, broker_ms, ends, settings_end)
+
+    def renew(self) -> None:
+        """See Ticking: the next batch makes its producer."""
+        self._stale = True
 
     def tick(self) -> None:
         """See Ticking: let the lane take a turn, write the status, and see that the lane has not stopped."""
