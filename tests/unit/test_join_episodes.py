@@ -389,3 +389,55 @@ def test_an_episode_survives_its_bytes() -> None:
     for damaged in (b"", b"E", b"E" + bytes(8) + b"[1]", b"E" + bytes(8) + b"[2,3]", encode_episode(state)[:-5]):
         with pytest.raises(StateError):
             decode_episode(damaged)
+
+
+# --- what is no metric, and strict workspaces
+
+
+def test_comments_preferences_and_demonstrations_stay_with_the_row_and_can_be_taken_back() -> None:
+    b = Bench()
+    about: dict[str, Any] = {"interaction_id": "a"}
+    answer = [{"role": "assistant", "content": "better"}]
+    b.send(b.outcome("early", kind="comment", name="comment", outcome_id="c1", observed_at=at(1), **about))
+    b.send(b.step("a"), b.outcome(1.0, **about))
+    b.send(b.outcome(None, kind="preference", name="preference", outcome_id="p", observed_at=at(3), over="z", **about))
+    b.send(
+        b.outcome(
+            None,
+            kind="demonstration",
+            name="demonstration",
+            outcome_id="d",
+            observed_at=at(2),
+            messages=answer,
+            **about,
+        )
+    )
+    row = b.graded["a"]
+    assert [(f.kind, f.value, f.over, f.messages) for f in row.feedback] == [
+        ("comment", "early", None, None),
+        ("demonstration", None, None, answer),
+        ("preference", None, "z", None),
+    ]
+    assert set(row.grade.metrics) == {"reward"}
+    assert (row.grade.reward, row.provenance.revision) == (1.0, 3)
+    b.send(b.outcome(op="retract", value=..., name="comment", kind="comment", outcome_id="c1", **about))
+    assert [f.kind for f in b.graded["a"].feedback] == ["demonstration", "preference"]
+
+
+def test_what_is_said_of_an_episode_and_is_no_metric_belongs_to_its_last_step() -> None:
+    b = Bench(Credit(rule="all"))
+    b.send(
+        b.step("a", 1), b.step("b", 2), b.outcome(), b.outcome("nice", kind="comment", name="comment", outcome_id="c")
+    )
+    assert {n: [f.value for f in r.feedback] for n, r in b.graded.items()} == {"a": [], "b": ["nice"]}
+    b.send(b.step("c", 3))
+    assert {n: [f.value for f in r.feedback] for n, r in b.graded.items()} == {"a": [], "b": [], "c": ["nice"]}
+
+
+def test_a_strict_workspace_refuses_metrics_that_are_not_declared_and_nothing_else() -> None:
+    b = Bench(strict=True)
+    b.send(b.step("a"), b.outcome(3, name="mood"), b.outcome(3, name="mood", interaction_id="a", outcome_id="m"))
+    b.send(b.outcome("ok", kind="comment", name="comment", outcome_id="c"), b.outcome(1.0))
+    b.send(b.outcome(op="retract", value=..., name="mood", outcome_id=...))
+    assert b.dead == ["undeclared", "undeclared"]
+    assert set(b.graded["a"].grade.metrics) == {"reward"}
