@@ -6,16 +6,13 @@ import operator
 from types import SimpleNamespace
 from typing import Any
 
-import aiokafka.codec
 import msgspec
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from treadle_schemas import Progress
 from treadle_schemas.codec import CLOCK, PROGRESS, make_headers
 from treadle_streams.apps import once, read
-from treadle_streams.apps._codecs import read_zstd_and_lz4
 from treadle_streams.apps._run import app_name
 from treadle_streams.apps.errors import AppInvalid
 
@@ -46,18 +43,6 @@ def test_read_gives_what_is_typed_and_none_for_the_rest() -> None:
     assert read(event(CLOCK, b"{}")) is None
     assert read(event(PROGRESS, b"{")) is None
     assert read(event("com.example.other", b"{}")) is None
-
-
-@pytest.mark.parametrize("name", ["zstd", "lz4"])
-def test_batches_that_treadle_s_producers_compress_can_be_read(name: str) -> None:
-    read_zstd_and_lz4()
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, name) as stream:
-        stream.write(b"row " * 100_000)
-    assert getattr(aiokafka.codec, f"has_{name}")()
-    from aiokafka.record import default_records
-
-    assert getattr(default_records, f"{name}_decode")(memoryview(sink.getvalue())) == b"row " * 100_000
 
 
 def test_a_module_s_name_becomes_the_app_s() -> None:

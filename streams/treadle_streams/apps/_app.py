@@ -32,7 +32,6 @@ from treadle_schemas.records import GradedRow, Progress, ReleaseEvent, SnapshotR
 from treadle_schemas.topics import group, topic
 from treadle_schemas.workspace import WorkspaceSettings
 
-from treadle_streams.apps._codecs import read_zstd_and_lz4
 from treadle_streams.apps.errors import AppSendFailed
 
 __all__ = ["App", "once", "read"]
@@ -160,7 +159,6 @@ def make_app(
         broker_request_timeout=60.0,
         worker_redirect_stdouts=False,
     )
-    read_zstd_and_lz4()
     app.workspace = workspace
     app.sensors.add(_FailedSends(failed))
     return app
