@@ -27,7 +27,8 @@ class Bench:
 
     def __init__(self, credit: Credit | None = None, **changes: Any) -> None:
         plain: dict[str, Any] = {"workspace": "shop", "partitions": 1, "metrics": (REWARD,)}
-        self.settings = WorkspaceSettings(**(plain | {"credit": credit or Credit()} | changes)).checked()
+        plain |= {"credit": credit or Credit()} | changes
+        self.settings = WorkspaceSettings(**plain).checked()
         self.partition = MemoryPartition(Grading(self.settings))
         self.offsets = {"interactions": 0, "outcomes": 0, "references": 0}
         self.now_ms = T0_MS
