@@ -8,9 +8,10 @@ STAMP  := $(VENV)/.treadle-installed
 SEEDS  ?= 1000
 FIRST  ?= 0
 JOBS   ?= 2
+MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-fast test-long simulate lint format types lock clean
+.PHONY: help setup demo demo-seeds test test-fast test-long simulate soak lint format types lock clean
 
 help:  ## Print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +44,9 @@ test-long: setup  ## Run the longer forms of the fault tests
 
 simulate: setup  ## Run the join through simulated faults: SEEDS=1000 FIRST=0, JOBS=2; ARGS=--trace with one seed prints its steps
 	$(BIN)/python tests/simulation --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS) $(ARGS)
+
+soak: setup  ## Break a real broker and real workers for MINUTES=30 and check the history; prints its disk need first
+	$(BIN)/python tests/soak --minutes $(MINUTES) $(ARGS)
 
 lint: setup  ## Check style and imports
 	$(BIN)/ruff check .
