@@ -42,8 +42,12 @@ FLOOD_MESSAGE = "x" * 2_000
 START_S = 300.0
 
 
-class _Progress(msgspec.Struct):
+class _Grade(msgspec.Struct):
     settled: bool = False
+
+
+class _Progress(msgspec.Struct):
+    grade: _Grade | None = None
 
 
 class Workload:
@@ -159,7 +163,8 @@ class Bench:
             asked = {r.key: r.timestamp_ms for r in read(self.broker.bootstrap, topic(name, "outcomes"), 1)}
             for record in read(self.broker.bootstrap, topic(name, "progress"), 1):
                 at = asked.get(record.key, 0)
-                if at >= since_ms and msgspec.json.decode(record.value or b"{}", type=_Progress).settled:
+                grade = msgspec.json.decode(record.value or b"{}", type=_Progress).grade
+                if at >= since_ms and grade is not None and grade.settled:
                     found.append(record.timestamp_ms - at)
         return found
 
