@@ -100,8 +100,8 @@ def resolve(x: Any, workspace: str | None = None) -> Target:
 def handle_of(answer: Any, workspace: str | None = None) -> Handle | None:
     """The handle of what this process recorded an answer as: to be kept where the outcome will be known.
 
-    `answer` is a client library's object or dict, its id, an open interaction, or a handle. None where this process recorded no such answer:
-    `treadle.outcome` still finds it by its id then. Raises TargetError when it names nothing at all.
+    `answer` is a client library's object or dict, its id, an open interaction, or a handle. None where this process recorded no such
+    answer: `treadle.outcome` still finds it by its id then. Raises TargetError when it names nothing at all.
     """
     found = resolve(answer, workspace)
     if found.workspace is None or found.episode_id is None or found.interaction_id is None:

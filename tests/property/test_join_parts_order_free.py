@@ -217,7 +217,7 @@ def test_any_order_cut_repeat_batching_and_restart_gives_the_same_rows(data: st.
     target(float(sum(row["content"] is not None for row in expected.values())))
 
     limit = data.draw(st.sampled_from([100, 1 << 25]), label="most part bytes of a transaction")
-    with patch.object(sys.modules["treadle_streams.join.plan"], "MAX_PART_BYTES", limit):
+    with patch.object(sys.modules["treadle_streams.join.batch"], "MAX_PART_BYTES", limit):
         partition = deliver(order, sizes, restarts, clock_ms)
 
     kept: dict[str, Part] = {}

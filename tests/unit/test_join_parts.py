@@ -248,7 +248,7 @@ def test_a_winner_whose_parts_are_missing_unsettles_its_row_until_they_come() ->
 
 
 def test_rows_with_more_parts_than_a_transaction_takes_follow_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["treadle_streams.join.plan"], "MAX_PART_BYTES", 5_000)
+    monkeypatch.setattr(sys.modules["treadle_streams.join.batch"], "MAX_PART_BYTES", 5_000)
     bench = Bench()
     for n in range(9):
         row, parts = bench.split(interaction_id=f"i{n}", messages=[{"role": "user", "content": f"{n} " * 1_000}])

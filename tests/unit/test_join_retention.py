@@ -11,7 +11,7 @@ from treadle_schemas import GradedRow, Metric, SettingError, WorkspaceSettings, 
 from treadle_schemas.moments import from_micros
 from treadle_schemas.parts import SentParts, split
 from treadle_streams.join import END_MARGIN_MS, META_KEY, Arrival, Emission, Grading, MemoryPartition
-from treadle_streams.join.plan import MAX_ROWS_BY_TIME
+from treadle_streams.join.batch import MAX_ROWS_BY_TIME
 from treadle_streams.join.retention import TOMBSTONE_MS, tombstone_key
 
 T0_MS = 1_700_000_000_000

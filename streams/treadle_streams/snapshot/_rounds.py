@@ -1,8 +1,8 @@
 """Waiting until the join has taken in everything that was there when the run began.
 
 A run waits in rounds: to the present ends of interactions, outcomes and references; then twice more to the ends that these have by then,
-since the join announces names on references, and re-keys to references what waited for them. An end is passed when the join's group has committed a position at or
-above it: the join commits its position over transaction markers and on idle partitions too.
+since the join announces names on references, and re-keys to references what waited for them. An end is passed when the join's group has
+committed a position at or above it: the join commits its position over transaction markers and on idle partitions too.
 """
 
 from __future__ import annotations
