@@ -236,7 +236,7 @@ class Bench:
     def verify(self) -> Verified:
         """Close the history, let the workers finish, and compare. Raises Standstill where not all is ever joined."""
         acked = self.writer.finish()
-        seen = Outputs(self.servers, self.workspace, self.partitions)
+        outputs = Outputs(self.servers, self.workspace, self.partitions)
         try:
             self.wait("all is committed", lambda: self.progress()[:2] == (acked, acked), JOIN_PATIENCE_S)
             truth = offline(self.servers, self.grading)
@@ -245,21 +245,21 @@ class Bench:
 
             def agree() -> bool:
                 nonlocal findings
-                seen.read()
-                findings = compare(truth, seen)
+                outputs.read()
+                findings = compare(truth, outputs.seen)
                 return not findings
 
             with contextlib.suppress(Standstill):  # then the findings say what is wrong
                 self.wait("the outputs are what the offline fold says", agree, JOIN_PATIENCE_S)
             self._positions_agree()
         finally:
-            seen.close()
+            outputs.close()
         return Verified(
             events=acked,
             poison=sum(self.writer.history.counts[kind] for kind in POISON),
             rows=len(truth.rows),
-            revisions=sum(map(len, seen.revisions.values())),
-            dead_letters=sum(seen.dead.values()),
+            revisions=sum(map(len, outputs.seen.revisions.values())),
+            dead_letters=outputs.seen.sources.total(),
             findings=findings,
         )
 

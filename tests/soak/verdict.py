@@ -18,7 +18,7 @@ from treadle_streams.join import Grading, MemoryPartition
 from treadle_streams.join.clock import Input
 from treadle_streams.join.workspace_memory import MemoryWorkspace
 
-__all__ = ["Findings", "Outputs", "Truth", "compare", "offline"]
+__all__ = ["Findings", "Outputs", "Seen", "Truth", "compare", "offline"]
 
 SENT: Final[tuple[Input, ...]] = ("interactions", "outcomes")
 """What the history wrote; the third input is written by the join itself."""
@@ -84,7 +84,8 @@ def offline(servers: str, grading: Grading) -> Truth:
     """Fold what is in the input topics, in one go and without faults. Raises LogError."""
     settings = grading.settings
     world = MemoryWorkspace(grading, 0)
-    world.partitions = [_Sorted(grading, p) for p in range(settings.partitions)]
+    partitions: list[MemoryPartition] = [_Sorted(grading, p) for p in range(settings.partitions)]
+    world.partitions = partitions
     for kind in SENT:
         for record in read(servers, topic(settings.workspace, kind), settings.partitions):
             world.now_ms = record.timestamp_ms
@@ -108,53 +109,60 @@ def offline(servers: str, grading: Grading) -> Truth:
     return truth
 
 
+@dataclass(slots=True)
+class Seen:
+    """What a reader of committed data has."""
+
+    rows: dict[str, Any] = field(default_factory=dict)
+    revisions: dict[str, list[int]] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+    dead: set[Dead] = field(default_factory=set)
+    sources: Counter[Source] = field(default_factory=Counter)
+    parts: Counter[tuple[int, bytes]] = field(default_factory=Counter)
+
+    def take(self, kind: str, record: Record) -> None:
+        """The next record of `graded`, `progress` or `dead-letter`."""
+        headers = codec.header_map(record.headers)
+        if kind == "dead-letter":
+            self.sources[_source(headers)] += 1
+            self.dead.add((headers["reason"].decode(), _words(record.value)))
+        elif headers["ce_type"] == codec.PART.encode():
+            self.parts[record.partition, record.value or b""] += 1
+        elif headers["ce_type"] == codec.GRADED.encode():
+            row = headers["row_id"].decode()
+            self.revisions.setdefault(row, []).append(int(headers["revision"]))
+            self.rows[row] = _content(record.value)
+        elif headers["ce_type"] == codec.PROGRESS.encode():
+            self.progress[headers["row_id"].decode()] = json.loads(record.value or b"")["grade"]
+
+
 class Outputs:
-    """What a reader of committed data has; `read` goes on where it was."""
+    """Reads the outputs of a workspace into `seen`; `read` goes on where it was."""
 
     def __init__(self, servers: str, workspace: str, partitions: int) -> None:
         self._kinds = {topic(workspace, kind): kind for kind in ("graded", "progress", "dead-letter")}
         self._admin = Admin(servers)
         self._reader = TailReader(servers, {(name, p): 0 for name in self._kinds for p in range(partitions)})
-        self.rows: dict[str, Any] = {}
-        self.revisions: dict[str, list[int]] = {}
-        self.progress: dict[str, Any] = {}
-        self.dead: Counter[Source] = Counter()
-        self.dead_said: set[Dead] = set()
-        self.parts: Counter[tuple[int, bytes]] = Counter()
+        self.seen = Seen()
 
     def read(self) -> None:
         """Everything that is there now. Raises LogError."""
         ends = self._admin.stable_offsets(list(self._reader.positions))
         while any(self._reader.positions[place] < end for place, end in ends.items()):
             for record in self._reader.poll(0.2):
-                self._take(self._kinds[record.topic], record)
+                self.seen.take(self._kinds[record.topic], record)
 
     def close(self) -> None:
         """Let go of the connection."""
         self._reader.close()
 
-    def _take(self, kind: str, record: Record) -> None:
-        headers = codec.header_map(record.headers)
-        if kind == "dead-letter":
-            self.dead[_source(headers)] += 1
-            self.dead_said.add((headers["reason"].decode(), _words(record.value)))
-        elif "row_id" not in headers:
-            if kind == "graded":
-                self.parts[record.partition, record.value or b""] += 1
-        elif kind == "graded":
-            row = headers["row_id"].decode()
-            self.revisions.setdefault(row, []).append(int(headers["revision"]))
-            self.rows[row] = _content(record.value)
-        else:
-            self.progress[headers["row_id"].decode()] = json.loads(record.value or b"")["grade"]
 
-
-def compare(truth: Truth, found: Outputs) -> Findings:
+def compare(truth: Truth, found: Seen) -> Findings:
     """Everything in which what was read differs from what is true."""
     out = Findings()
     out.lost += [f"row {row} is not on .graded" for row in sorted(truth.rows.keys() - found.rows.keys())]
     out.lost += [f"row {row} is not on .progress" for row in sorted(truth.rows.keys() - found.progress.keys())]
-    out.lost += [f"dead letter {one}" for one in _ordered(truth.dead - found.dead_said)]
+    out.lost += [f"dead letter {one}" for one in _ordered(truth.dead - found.dead)]
     out.lost += [f"part {one}" for one in sorted(truth.parts - found.parts.keys())]
     out.wrong += [f"row {row} should not be on .graded" for row in sorted(found.rows.keys() - truth.rows.keys())]
     out.wrong += [
@@ -167,7 +175,7 @@ def compare(truth: Truth, found: Outputs) -> Findings:
         for row, said in sorted(found.progress.items())
         if row in found.rows and said != found.rows[row]["grade"]
     ]
-    out.wrong += [f"dead letter {one}" for one in _ordered(found.dead_said - truth.dead)]
+    out.wrong += [f"dead letter {one}" for one in _ordered(found.dead - truth.dead)]
     out.wrong += [f"part {one}" for one in sorted(found.parts.keys() - truth.parts)]
     out.duplicate += [
         f"row {row} has revisions {numbers}"
@@ -176,7 +184,7 @@ def compare(truth: Truth, found: Outputs) -> Findings:
     ]
     out.duplicate += [
         f"dead letter of {source} came {n} times"
-        for source, n in found.dead.items()
+        for source, n in found.sources.items()
         if n > max(1, truth.sources[source])
     ]
     out.duplicate += [f"a part of partition {p} came {n} times" for (p, _), n in found.parts.items() if n > 1]
