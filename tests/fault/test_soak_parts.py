@@ -23,7 +23,10 @@ GOOD: Grade = {"reward": 1.0, "settled": True}
 
 
 def _record(event_type: str, value: Any, **headers: str) -> Record:
-    sent: codec.Headers = [("ce_type", event_type.encode()), *((k, v.encode()) for k, v in headers.items())]
+    sent: list[tuple[str, bytes | str | None]] = [
+        ("ce_type", event_type.encode()),
+        *((k, v.encode()) for k, v in headers.items()),
+    ]
     return Record(
         topic="t", partition=0, offset=0, timestamp_ms=0, key=b"e", value=json.dumps(value).encode(), headers=sent
     )
