@@ -271,13 +271,25 @@ class Bench:
         )
 
     def close(self) -> None:
-        """Kill the workers and end the writer."""
+        """Kill the workers, end the writer, and heal what a fault that went wrong left broken."""
         self.writer.stop()
-        self.homes.free()
         for worker in self.workers.values():
             if worker.poll() is None:
                 worker.kill()
             worker.wait(30)
+        self.homes.free()
+        if self.broker_disk is not None:
+            self.broker_disk.free()
+        if self.broker is not None:
+            wake(self.broker)
+            self.broker.start()
+
+
+def wake(broker: LocalBroker) -> None:
+    """Let a broker that was stopped go on."""
+    state = broker.state()
+    if state is not None:
+        os.kill(state.pid, signal.SIGCONT)
 
 
 def stopped(process: subprocess.Popen[bytes]) -> bool:
@@ -299,8 +311,9 @@ def own_broker(folder: Path, *, die_with_parent: bool) -> Iterator[tuple[LocalBr
         local.start()
         yield local, disk
     finally:
-        state = local.state()
-        if state is not None:
-            os.kill(state.pid, signal.SIGCONT)
-        local.kill()
-        disk.close()
+        disk.free()
+        try:
+            wake(local)
+            local.kill()
+        finally:
+            disk.close()
