@@ -370,6 +370,17 @@ def test_a_list_that_was_cut_off_goes_on_after_a_restart(monkeypatch: pytest.Mon
     assert len(b.rewards) == 10
 
 
+def test_lists_of_several_episodes_are_worked_off_when_each_transaction_is_full_with_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(episodes, "MAX_ROWS", 4)
+    b = Bench(Credit(rule="all"))
+    names = ("e", "f", "g")
+    b.send(*(b.step(f"{name}{n}", n, episode_id=name) for name in names for n in range(6)))
+    b.send(*(b.outcome(episode_id=name, outcome_id=name) for name in names))
+    assert b.rewards == {f"{name}{n}": 1.0 for name in names for n in range(6)}
+
+
 def test_an_episode_takes_ten_thousand_steps_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(episodes, "MAX_STEPS", 3)
     b = Bench()

@@ -223,7 +223,8 @@ class Episodes:
             self._meta.count("episodes", int(entry.before is None))
             waited = entry.before is not None and _waits(entry.was)
             self._meta.count("orphans", _waits(_facts(entry.state)) - waited)
-            if value != entry.before:
+            # the timer that was found is dropped, also where the transaction was full before it came to this list
+            if value != entry.before or entry.state.todo:
                 self._out.puts[key] = value
                 if entry.before is not None:
                     kept = index_keys(key, value)
