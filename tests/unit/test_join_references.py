@@ -11,7 +11,7 @@ import pytest
 from treadle_schemas import GradedRow, Metric, WorkspaceSettings, codec
 from treadle_schemas.moments import from_micros
 from treadle_schemas.partitioner import partition_of
-from treadle_streams.join import Emission, Grading
+from treadle_streams.join import Emission, Grading, references
 from treadle_streams.join.references import MAX_SENT, decode_name
 from treadle_streams.join.state import name_key
 from treadle_streams.join.workspace_memory import MemoryWorkspace
@@ -252,6 +252,22 @@ def test_what_a_name_has_to_say_is_bounded_in_one_transaction_and_none_of_it_is_
     assert len(b.memory.log["references", 0]) - sent == outcomes
     b.memory.drain()
     assert b.rewards() == {("e1", "a"): float(outcomes)}
+
+
+def test_what_several_names_have_to_say_goes_out_when_each_transaction_is_full_with_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(references, "MAX_SENT", 4)
+    b = Bench(partitions=1)
+    names = [f"pr:org/repo#{n}" for n in range(3)]
+    for name in names:
+        for n in range(6):
+            b.outcome(1.0, f"{name}-{n}", reference=name)
+    b.memory.drain()
+    for n, name in enumerate(names):
+        b.interaction(f"i{n}", f"e{n}", name)
+    b.memory.drain()
+    assert b.rewards() == {(f"e{n}", f"i{n}"): 6.0 for n in range(3)}
 
 
 def test_a_name_keeps_ten_thousand_outcomes_and_no_more() -> None:

@@ -257,7 +257,8 @@ class Names:
                     self._out.drop_index.extend(old)
                 continue
             value = encode_name(state, self._deadline_ms(state))
-            if value != entry.before:
+            # the timer that was found is dropped, also where the transaction was full before it came to this name
+            if value != entry.before or _unsent(state):
                 self._out.puts[key] = value
                 new = index_keys(key, value)
                 self._out.drop_index.extend(k for k in old if k not in new)
