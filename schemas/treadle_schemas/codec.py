@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -85,10 +84,10 @@ TYPES: Final = frozenset(
 
 Headers = list[tuple[str, bytes]]
 _NO_DATA: Final[dict[str, Any]] = {}
+_BYTES: Final = {bytes}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """A decoded event: its type, the whole value, and the headers by name (bytes)."""
 
     type: str
@@ -130,6 +129,9 @@ def make_headers(
 
 def header_map(headers: Sequence[tuple[str, bytes | str | None]] | None) -> dict[str, bytes]:
     """Headers by name; of a repeated name the last one counts."""
+    by_name: dict[str, Any] = dict(headers or ())
+    if set(map(type, by_name.values())) <= _BYTES:
+        return by_name
     return {k: (v.encode() if isinstance(v, str) else v) for k, v in headers or () if v is not None}
 
 

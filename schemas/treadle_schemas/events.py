@@ -6,6 +6,7 @@ survive; see `codec`.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -40,6 +41,7 @@ MAX_MESSAGES = 10_000
 MAX_METRIC_NAME = 128
 
 _T = TypeVar("_T", bound=msgspec.Struct)
+_ROLE = itemgetter("role")
 OutcomeValue = bool | int | float | str | None
 
 
@@ -186,9 +188,7 @@ def read_interaction(value: dict[str, Any]) -> Interaction:
         raise FieldError("$.messages", "is empty; an interaction has at least one message")
     if count > MAX_MESSAGES:
         raise FieldError("$.messages", f"has {count} messages; at most {MAX_MESSAGES}")
-    for i, message in enumerate(event.messages):
-        if not isinstance(message.get("role"), str):
-            raise FieldError(f"$.messages[{i}].role", "is missing or not a string")
+    _check_roles(event.messages)
     for n, index in enumerate(event.response or ()):
         if not 0 <= index < count:
             raise FieldError(f"$.response[{n}]", f"{index} is no index into {count} messages")
@@ -196,6 +196,16 @@ def read_interaction(value: dict[str, Any]) -> Interaction:
     if event.started_at != event.ended_at and ended < to_micros(event.started_at, "$.started_at"):
         raise FieldError("$.ended_at", f"{event.ended_at} is before started_at {event.started_at}")
     return event
+
+
+def _check_roles(messages: list[dict[str, Any]]) -> None:
+    try:
+        if {str}.issuperset(map(type, map(_ROLE, messages))):
+            return
+    except KeyError:
+        pass
+    at = next(i for i, message in enumerate(messages) if not isinstance(message.get("role"), str))
+    raise FieldError(f"$.messages[{at}].role", "is missing or not a string")
 
 
 def read_outcome(value: dict[str, Any]) -> Outcome:

@@ -46,7 +46,7 @@ from treadle_streams.join.state import (
     index_keys,
     parked_prefix,
 )
-from treadle_streams.join.working import Entry, Rows, gauges_of
+from treadle_streams.join.working import GAUGES, Entry, Rows, gauges_of
 
 __all__ = ["Batch"]
 
@@ -396,21 +396,26 @@ class Batch:
         self._put(key, entry, row)
 
     def _end(self, key: bytes, entry: Entry) -> None:
-        for name, now in gauges_of(None).items():
-            self.meta.count(name, now - entry.gauges[name])
+        self._gauge(entry, None)
         self.out.puts.pop(key, None)
         entry.row = None
 
     def _put(self, key: bytes, entry: Entry, row: RowState) -> None:
-        for name, now in gauges_of(row).items():
-            self.meta.count(name, now - entry.gauges[name])
+        self._gauge(entry, row)
         value = encode(row)
         if value == entry.before:
             return
         self.out.puts[key] = value
         if entry.before is not None:
-            kept = set(index_keys(key, value))
-            self.out.drop_index.extend(k for k in index_keys(key, entry.before) if k not in kept)
+            old, new = index_keys(key, entry.before), index_keys(key, value)
+            if old != new:
+                self.out.drop_index.extend(k for k in old if k not in new)
+
+    def _gauge(self, entry: Entry, row: RowState | None) -> None:
+        now = gauges_of(row)
+        if now != entry.gauges:
+            for name, was, value in zip(GAUGES, entry.gauges, now, strict=True):
+                self.meta.count(name, value - was)
 
     def _defer(self, key: bytes, entry: Entry) -> None:
         """Grade the row in the next transaction: its timer is due at once."""

@@ -187,7 +187,8 @@ class RowState:
 
 def row_key(episode_id: str, interaction_id: str) -> bytes:
     """The key of a row inside its partition, injective over any pair of ids."""
-    return row_prefix(episode_id) + interaction_id.encode()
+    episode, interaction = episode_id.encode(), interaction_id.encode()
+    return b"%b%b%b%b" % (ROWS, len(episode).to_bytes(2), episode, interaction)
 
 
 def row_prefix(episode_id: str) -> bytes:
@@ -245,10 +246,10 @@ def encode(row: RowState) -> bytes:
                 c.started_us,
             ],
             pack_outcomes(row.outcomes),
-            sorted(row.retracted_ids),
+            sorted(row.retracted_ids) if row.retracted_ids else (),
             row.retracted_until,
             row.outcome_bytes,
-            sorted(row.imports),
+            sorted(row.imports) if row.imports else (),
             row.lapsed_ms,
             row.revision,
             row.graded_hash,

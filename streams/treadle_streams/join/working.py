@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from treadle_streams.join.state import RowState, decode, row_prefix
 
-__all__ = ["Entry", "RowReader", "Rows", "gauges_of"]
+__all__ = ["GAUGES", "Entry", "RowReader", "Rows", "gauges_of"]
 
 _CHUNK: Final = 50
+GAUGES: Final = ("captured", "settled", "orphans", "waiting")
+_NOTHING: Final = (0, 0, 0, 0)
 
 
 class RowReader(Protocol):
@@ -31,7 +33,7 @@ class Entry:
 
     row: RowState | None
     before: bytes | None
-    gauges: dict[str, int] = field(default_factory=dict)
+    gauges: tuple[int, ...] = ()
     touched: bool = False
 
 
@@ -88,12 +90,10 @@ class Rows:
                     yield row
 
 
-def gauges_of(row: RowState | None) -> dict[str, int]:
-    """What META counts of a row while it is kept."""
-    captured = row is not None and row.captured is not None
-    return {
-        "captured": int(captured),
-        "settled": int(captured and row is not None and row.settled),
-        "orphans": int(row is not None and not captured),
-        "waiting": int(row is not None and row.waiting),
-    }
+def gauges_of(row: RowState | None) -> tuple[int, ...]:
+    """What META counts of a row while it is kept, in the order of GAUGES."""
+    if row is None:
+        return _NOTHING
+    if row.captured is None:
+        return 0, 0, 1, int(row.waiting)
+    return 1, int(row.settled), 0, int(row.waiting)
