@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from soak.bench import BROKER_MB, HOMES_MB, Bench, Disk, Standstill, own_broker 
 from soak.faults import FAULTS, Driver, feasible  # noqa: E402
 
 FAULTS_A_ROUND: Final = 12
+FINDINGS: Final = ("lost", "wrong", "duplicate", "unsettled")
+_PLACES: Final = re.compile(r"/\S+|\d+\.\d+\.\d+\.\d+:\d+")
 OVERLAP: Final = 0.5
 """How often a fault strikes while the one before still holds."""
 
@@ -70,19 +73,23 @@ class _Soak:
                         broker=broker,
                         broker_disk=broker_disk,
                     )
-                    self._round(made, started + self.duration_s)
+                    found = self._round(made, started + self.duration_s)
+                    if found:
+                        self._keep(made, found)
                     workspaces.delete(broker.bootstrap, name)
                     shutil.rmtree(made.home)
             finally:
                 homes.close()
         self._report(time.monotonic() - started)
-        bad = sum(self.totals[name] for name in ("lost", "wrong", "duplicate", "unsettled"))
+        bad = sum(self.totals[name] for name in FINDINGS)
         if not bad:
             shutil.rmtree(self.folder)
         return 1 if bad else 0
 
-    def _round(self, bench: Bench, end: float) -> None:
+    def _round(self, bench: Bench, end: float) -> str:
+        """What was found, in full; nothing, if all is well."""
         print(f"round {self.totals['rounds']}", flush=True)
+        found = ""
         self.totals["rounds"] += 1
         try:
             for name in ("a", "b"):
@@ -94,17 +101,30 @@ class _Soak:
                     driver.run([self._draw(bench) for _ in range(4)], OVERLAP)
             done = bench.verify()
             print(f"  {done}", flush=True)
+            if done.findings:
+                found = "\n".join(f"{n}: {one}" for n in FINDINGS for one in getattr(done.findings, n))
             self.totals += Counter(events=done.events, poison=done.poison, rows=done.rows, revisions=done.revisions)
-            self.totals += Counter(
-                {n: len(getattr(done.findings, n)) for n in ("lost", "wrong", "duplicate", "unsettled")}
-            )
+            self.totals += Counter({n: len(getattr(done.findings, n)) for n in FINDINGS})
         except Standstill as err:
             print(f"  {err}", flush=True)
+            found = str(err)
             self.totals["unsettled"] += 1
         finally:
             bench.close()
         self.faults += bench.struck
-        self.ends += bench.ends
+        for said, n in bench.ends.items():
+            self.ends[_PLACES.sub("...", said)] += n
+        return found
+
+    def _keep(self, bench: Bench, found: str) -> None:
+        """The log's segments and the workers' state of a round in which something was found."""
+        assert bench.broker is not None
+        kept = self.folder / bench.workspace
+        for one in bench.broker.directory.glob(f"data/treadle.{bench.workspace}.*"):
+            shutil.copytree(one, kept / "log" / one.name)
+        shutil.copytree(bench.home, kept / "state")
+        (kept / "findings.txt").write_text(found + "\n")
+        print(f"  kept in {kept}", flush=True)
 
     def _draw(self, bench: Bench) -> str:
         """Each kind once before any kind twice; after that by weight."""
