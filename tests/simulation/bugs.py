@@ -77,9 +77,9 @@ def _positions_of_the_group() -> AbstractContextManager[Any]:
 def _timer_lost() -> AbstractContextManager[Any]:
     """Timers are kept beside the database, and not made anew from the changelog."""
 
-    def replay(self: PartitionStore, *args: Any) -> None:
+    def replay(self: PartitionStore, *args: Any, **options: Any) -> None:
         with patch.object(_store, "index_keys", lambda key, value: []):
-            _real_replay(self, *args)
+            _real_replay(self, *args, **options)
 
     return patch.object(PartitionStore, "replay", replay)
 

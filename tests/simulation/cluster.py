@@ -96,6 +96,10 @@ class Cluster:
         self.scheduler.kill(process)
         self.processes.pop(process.name, None)
         for disk in self.disks[process.name].values():
+            if disk.unlogged:
+                # some of them may have been flushed by themselves; none that was not can come back
+                disk.lose_last(self.scheduler.random.randint(0, disk.unlogged))
+                disk.flush()
             if loss == "wiped":
                 disk.wipe()
             elif loss == "power":

@@ -1,6 +1,7 @@
 """A partition's local database: what `PartitionStore` asks of RocksDB, on a disk that outlives its process.
 
-A write batch is atomic, and none survives an earlier one, as with RocksDB's own log: after a power failure the last ones may be gone.
+A write batch is atomic, and none survives an earlier one, as with RocksDB's own log: after a power failure the last ones may be gone, and
+after the end of a process those of the last ones that were not logged.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Protocol
+
+from rocksdict import WriteOptions
 
 __all__ = ["Batch", "Database", "Disk"]
 
@@ -33,21 +36,30 @@ class Disk:
     def __init__(self) -> None:
         self.data: dict[bytes, bytes] = {}
         self._undo: list[dict[bytes, bytes | None]] = []
+        self.unlogged = 0
+        """How many of the last batches are in memory alone."""
         self._order: list[bytes] | None = None
 
-    def write(self, changes: dict[bytes, bytes | None]) -> None:
+    def write(self, changes: dict[bytes, bytes | None], *, logged: bool = True) -> None:
         """One batch, all of it or nothing."""
+        assert not (logged and self.unlogged), "what is logged after unlogged batches would survive without them"
+        self.unlogged += not logged
         self._undo.append({key: self.data.get(key) for key in changes})
         self._apply(changes)
 
+    def flush(self) -> None:
+        """Everything is on disk."""
+        self.unlogged = 0
+
     def lose_last(self, batches: int) -> None:
-        """A power failure: the last batches had not reached the disk."""
+        """The last batches had not reached the disk."""
+        self.unlogged = max(0, self.unlogged - batches)
         for _ in range(min(batches, len(self._undo))):
             self._apply(self._undo.pop())
 
     def wipe(self) -> None:
         """The folder is gone."""
-        self.data, self._undo, self._order = {}, [], None
+        self.data, self._undo, self._order, self.unlogged = {}, [], None, 0
 
     def order(self) -> list[bytes]:
         """All keys, sorted."""
@@ -92,9 +104,14 @@ class Database:
         """Remove one key."""
         self._write({key: None})
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch, options: WriteOptions | None = None) -> None:
         """Write a batch."""
-        self._write(batch.changes)
+        self._write(batch.changes, logged=options is None or not options.disable_wal)
+
+    def flush(self) -> None:
+        """See Disk."""
+        self._guard.alive()
+        self._disk.flush()
 
     def keys(self) -> list[bytes]:
         """All keys, sorted."""
@@ -104,9 +121,9 @@ class Database:
         """A cursor."""
         return _Iterator(self._disk.order())
 
-    def _write(self, changes: dict[bytes, bytes | None]) -> None:
+    def _write(self, changes: dict[bytes, bytes | None], *, logged: bool = True) -> None:
         self._guard.alive()
-        self._disk.write(changes)
+        self._disk.write(changes, logged=logged)
         self._guard.written()
 
 

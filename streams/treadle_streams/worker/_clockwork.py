@@ -25,7 +25,7 @@ from treadle_streams.join import INPUTS, Input, Meta
 from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._status import StatusFile
 
-__all__ = ["Clockwork", "Reading", "View", "behind", "report"]
+__all__ = ["Clockwork", "Copy", "Reading", "View", "behind", "report"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +42,16 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """A partition of another worker, as far as it is copied here."""
+
+    applied: int
+    """The next offset of the changelog."""
+    level: bool
+    """Whether that was its end when it was last read."""
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What the lane shows of itself: a snapshot, replaced and never changed."""
 
@@ -50,6 +60,7 @@ class View:
     generation: int = -1
     metas: Mapping[int, Meta] = field(default_factory=dict)
     batches: int = 0
+    standbys: Mapping[int, Copy] = field(default_factory=dict)
 
 
 class Clockwork(threading.Thread):
@@ -181,4 +192,5 @@ def report(view: View, reading: Reading | None) -> dict[str, Any]:
         "lag": None if reading is None else behind(view.metas, reading),
         "clock_ms": min((m.clock_ms for m in view.metas.values()), default=None),
         "partitions": partitions,
+        "standbys": {str(p): {"applied": copy.applied, "level": copy.level} for p, copy in view.standbys.items()},
     }

@@ -95,6 +95,9 @@ class _Recovery(_recovery.Recovery):
     async def _seek_offsets(self, consumer: Any, tps: Any, offsets: Any, title: str) -> None:
         pass
 
+    def add_standby(self, table: Any, tp: Any) -> None:
+        """The lane feeds standbys."""
+
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
         """Hand the assignment to the lane; then tell Faust that it is done."""
         app: Any = self.app
@@ -142,8 +145,11 @@ class LaneApp(faust.App):
                     WorkerError(f"the group assigned partitions {sorted(theirs)} of {name}, but state {sorted(mine)}")
                 )
                 return False
-        databases = {p: self.table.data._db_for_partition(p) for p in mine}
-        return await self.answer(self.lane.assign(generation, member_id, databases))
+        copies = {tp.partition for tp in self.assignor.assigned_standbys() if tp.topic == self.settings.changelog}
+        databases, standbys = (
+            {p: self.table.data._db_for_partition(p) for p in which} for which in (mine, copies - mine)
+        )
+        return await self.answer(self.lane.assign(generation, member_id, databases, standbys))
 
     async def answer(self, future: Future[bool]) -> bool:
         """What the lane answers. It does, whether or not somebody still waits."""
@@ -182,7 +188,7 @@ def make_app(
         "consumer_auto_offset_reset": "earliest",
         # aiokafka prefetches what nobody reads: one record a partition at most
         "consumer_max_fetch_size": 1,
-        "table_standby_replicas": 0,
+        "table_standby_replicas": settings.standbys,
         "stream_recovery_delay": 0.0,
         "stream_wait_empty": False,
         "broker_session_timeout": SESSION_TIMEOUT_S,

@@ -23,6 +23,7 @@ from treadle_streams.worker._inputs import Inputs
 from treadle_streams.worker._ports import REAL, MailPort, Ports
 from treadle_streams.worker._recovery import Overtaken, asked_until_there, recover
 from treadle_streams.worker._settings import WorkerSettings
+from treadle_streams.worker._standby import Standbys
 from treadle_streams.worker._store import PartitionStore
 from treadle_streams.worker._transaction import Membership, Transactions
 from treadle_streams.worker.errors import WorkerStuck
@@ -31,6 +32,9 @@ __all__ = ["Lane"]
 
 _log = logging.getLogger(__name__)
 
+_NONE: Final[Mapping[int, Any]] = {}
+_COPY_WAIT_S: Final = 0.05
+"""How long a worker that owns nothing waits for records to copy before it looks for messages."""
 _CREATED_END: Final = 2
 """End of the settings' topic of a workspace that was never changed: one record, and the marker of its transaction."""
 REFUSED_PATIENCE_S: Final = 60.0
@@ -43,6 +47,7 @@ class _Assign:
     generation: int
     member_id: str
     databases: Mapping[int, Any]
+    standbys: Mapping[int, Any]
     done: Future[bool]
 
 
@@ -107,14 +112,19 @@ class Lane(threading.Thread):
 
     # Called from Faust's loop.
 
-    def assign(self, generation: int, member_id: str, databases: Mapping[int, Any]) -> Future[bool]:
-        """Take partitions over. The future tells whether their state was rebuilt, or another assignment came first."""
+    def assign(
+        self, generation: int, member_id: str, databases: Mapping[int, Any], standbys: Mapping[int, Any] = _NONE
+    ) -> Future[bool]:
+        """Take partitions over, and keep copies of others, the `standbys`.
+
+        The future tells whether the state of the first was rebuilt, or another assignment came first.
+        """
         self._epoch += 1
         done: Future[bool] = Future()
         if self._closing:
             done.set_result(False)
         else:
-            self._mail.put(_Assign(self._epoch, generation, member_id, databases, done))
+            self._mail.put(_Assign(self._epoch, generation, member_id, databases, standbys, done))
         return done
 
     def revoke(self) -> Future[bool]:
@@ -151,6 +161,7 @@ class Lane(threading.Thread):
         self._transactions = Transactions(self._settings, self._faults, self._ports)
         self._inputs = Inputs(self._settings.servers, self._settings.workspace, self._ports)
         self._admin = self._ports.admin(self._settings.servers)
+        self._standbys = Standbys(self._settings, self._ports)
 
     def step(self) -> bool:
         """Do what a message asks, or else take a turn; False after the last one. Raises what ends a worker (errors.py)."""
@@ -160,6 +171,7 @@ class Lane(threading.Thread):
             case _Close(done):
                 self._drop("waiting")
                 self._inputs.close()
+                self._standbys.close()
                 done.set_result(True)
                 return False
             case _Revoke(done):
@@ -170,6 +182,7 @@ class Lane(threading.Thread):
                 message.done.set_result(self._take_over(message))
             case None if self._member is not None:
                 self._turn()
+                self._feed()
             case None:
                 self._expect_assignment()
         return True
@@ -177,7 +190,9 @@ class Lane(threading.Thread):
     def _next_message(self) -> _Assign | _Revoke | _Close | None:
         try:
             # a member without partitions has nothing to poll, and would turn on the spot
-            found: _Assign | _Revoke | _Close = self._mail.get_nowait() if self._metas else self._mail.get(timeout=0.2)
+            found: _Assign | _Revoke | _Close = (
+                self._mail.get_nowait() if self._metas or self._standbys else self._mail.get(timeout=0.2)
+            )
         except queue.Empty:
             return None
         return found
@@ -194,9 +209,10 @@ class Lane(threading.Thread):
             # what lies on disk belongs to one creation of the workspace and of the changelog
             changelog = asked_until_there(self._ports, current, lambda: self._admin.topic_id(self._settings.changelog))
             identity = f"{self._workspace.created_at} {changelog}"
-            self._stores = {
-                p: PartitionStore(db, identity, self._ports.write_batch) for p, db in asked.databases.items()
-            }
+            self._stores, standbys = (
+                {p: PartitionStore(db, identity, self._ports.write_batch) for p, db in databases.items()}
+                for databases in (asked.databases, asked.standbys)
+            )
             self._metas, self._behind = recover(self._settings, self._ports, self._admin, self._stores, current)
         except Overtaken:
             self._drop("waiting")
@@ -206,12 +222,14 @@ class Lane(threading.Thread):
         self._regrading = sorted(p for p, m in self._metas.items() if m.regraded < self._workspace.grading_version)
         self._member = Membership(asked.generation, asked.member_id)
         self._inputs.assign({(k, p): m.offsets.get(k, 0) for p, m in self._metas.items() for k in INPUTS})
+        self._standbys.assign(standbys)
         self._read_number = self._reading().number
         _log.info(
-            "generation %d: took over partitions %s in %.2f s",
+            "generation %d: took over partitions %s in %.2f s, %d records replayed",
             asked.generation,
             sorted(self._stores),
             self._monotonic() - started,
+            sum(store.replayed for store in self._stores.values()),
         )
         self._show("running")
         return True
@@ -238,6 +256,13 @@ class Lane(threading.Thread):
             if fresh or p in by_partition or p == again
         }
         self._batch(work, again)
+
+    def _feed(self) -> None:
+        """As much as a batch takes, so that the partitions of our own wait for little."""
+        if self._member is None or not self._standbys:
+            return
+        if self._standbys.feed(self._settings.batch_records, 0.0 if self._metas else _COPY_WAIT_S):
+            self._show("running")
 
     @property
     def regrading(self) -> bool:
@@ -327,6 +352,7 @@ class Lane(threading.Thread):
     def _drop(self, state: str) -> None:
         self._member = None
         self._inputs.assign({})
+        self._standbys.assign({})
         self._stores = {}
         self._metas = {}
         self._behind = set()
@@ -335,7 +361,7 @@ class Lane(threading.Thread):
 
     def _show(self, state: str) -> None:
         generation = self._member[0] if self._member is not None else -1
-        self.view = View(state, generation, dict(self._metas), self._faults.batch)
+        self.view = View(state, generation, dict(self._metas), self._faults.batch, self._standbys.copies)
 
     def _expect_assignment(self) -> None:
         if self._refused_at is not None and self._monotonic() - self._refused_at > REFUSED_PATIENCE_S:

@@ -23,7 +23,7 @@ from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._store import PartitionStore
 from treadle_streams.worker.errors import StateLost
 
-__all__ = ["Overtaken", "asked_until_there", "recover"]
+__all__ = ["Overtaken", "asked_until_there", "changelog_reader", "recover"]
 
 _T = TypeVar("_T")
 
@@ -85,7 +85,7 @@ def _replay(
     ends: Mapping[int, int],
     current: Callable[[], bool],
 ) -> None:
-    consumer = _reader(settings, ports)
+    consumer = changelog_reader(settings, ports)
     left = set(ends)
     try:
         consumer.assign([TopicPartition(settings.changelog, p, stores[p].applied) for p in left])
@@ -101,11 +101,12 @@ def _replay(
                     left.discard(partition)
             for partition, messages in by_partition.items():
                 stores[partition].replay(
-                    ((m.key(), m.value()) for m in messages),
-                    messages[-1].offset() or 0,
+                    [(m.key(), m.value()) for m in messages], messages[-1].offset() or 0, bulk=True
                 )
     finally:
         consumer.close()
+        for store in stores.values():
+            store.flush()
 
 
 def _with_records(
@@ -114,7 +115,7 @@ def _with_records(
     """Those of the partitions that hold a committed record. Their ends do not tell: aborted transactions and markers take offsets too."""
     if not partitions:
         return set()
-    consumer = _reader(settings, ports)
+    consumer = changelog_reader(settings, ports)
     found: set[int] = set()
     left = set(partitions)
     try:
@@ -133,7 +134,8 @@ def _with_records(
     return found
 
 
-def _reader(settings: WorkerSettings, ports: Ports) -> ConsumerPort:
+def changelog_reader(settings: WorkerSettings, ports: Ports, *, queued_kb: int = 64 * 1024) -> ConsumerPort:
+    """Reads what is committed, says where partitions end, and fetches up to `queued_kb` ahead."""
     return ports.consumer(
         {
             "bootstrap.servers": settings.servers,
@@ -145,7 +147,7 @@ def _reader(settings: WorkerSettings, ports: Ports) -> ConsumerPort:
             "fetch.wait.max.ms": 50,
             "fetch.error.backoff.ms": 50,
             "fetch.message.max.bytes": 4 * 1024 * 1024,
-            "queued.max.messages.kbytes": 64 * 1024,
+            "queued.max.messages.kbytes": queued_kb,
             "log_level": 0,
         }
     )

@@ -9,10 +9,11 @@ from typing import Final
 
 from treadle.log import MAX_MESSAGE_BYTES
 from treadle_schemas import topics
+from treadle_schemas.errors import SettingError
 
 from treadle_streams.join import INPUTS
 
-__all__ = ["CHANGELOG_CONFIG", "WorkerSettings"]
+__all__ = ["CHANGELOG_CONFIG", "WorkerSettings", "wanted_standbys"]
 
 CHANGELOG_CONFIG: Final[Mapping[str, str]] = {
     # rows are overwritten in place and end with a null, so compaction alone bounds it
@@ -22,6 +23,8 @@ CHANGELOG_CONFIG: Final[Mapping[str, str]] = {
 
 SESSION_TIMEOUT_S: Final = 6.0
 """A member that is silent for so long is out of the group. The least that brokers accept by default, so takeover is quick."""
+MOST_STANDBYS: Final = 8
+"""Each copy costs another worker about as much as the owner's own writes."""
 TRANSACTION_TIMEOUT_MS: Final = 5_000
 """Below the session timeout: when a new owner reads the changelog, the old one's open transaction is gone or about to be."""
 
@@ -40,6 +43,8 @@ class WorkerSettings:
     """Stop with exit code 0 as soon as everything that was there is joined."""
     parent_pid: int | None = None
     """End in order when this process is no longer the parent."""
+    standbys: int = 0
+    """How many other workers keep a warm copy of each partition; the group's leader decides for all."""
     batch_records: int = 2_000
     """Most input records in one transaction."""
     batch_bytes: int = 16 * 1024 * 1024
@@ -68,3 +73,11 @@ class WorkerSettings:
     def inputs(self) -> tuple[str, ...]:
         """The topics that are joined."""
         return tuple(topics.topic(self.workspace, kind) for kind in INPUTS)
+
+
+def wanted_standbys(environment: Mapping[str, str]) -> int:
+    """What `TREADLE_STANDBY` says, 0 where it is not set. Raises SettingError."""
+    text = environment.get("TREADLE_STANDBY") or "0"
+    if not text.isascii() or not text.isdigit() or int(text) > MOST_STANDBYS:
+        raise SettingError(f"TREADLE_STANDBY={text!r}: expected a number of workers, 0 to {MOST_STANDBYS}")
+    return int(text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
+
+from rocksdict import WriteOptions
 
 from treadle_streams.join import META_KEY, TIMER_PREFIX, Meta, Plan, index_keys, timer_bound
 from treadle_streams.worker._ports import REAL
@@ -15,6 +17,8 @@ _APPLIED: Final = b"__faust\0offset__"
 _IDENTITY: Final = b"\0w"
 """Which creation of the workspace this database belongs to: one that was deleted and made again starts empty."""
 _ROW_AT: Final = len(TIMER_PREFIX) + 8
+_UNLOGGED: Final = WriteOptions()
+_UNLOGGED.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue] - its stub takes it for a method
 
 
 class PartitionStore:
@@ -25,6 +29,8 @@ class PartitionStore:
         self._db = db
         self._write_batch = write_batch
         self._siblings: Any = None
+        self.replayed = 0
+        """Changelog records applied so far."""
         known = db.get(_IDENTITY)
         if known != identity.encode():
             if known is not None:
@@ -94,22 +100,36 @@ class PartitionStore:
         batch.put(_APPLIED, b"%d" % changelog_offset)
         self._write(batch)
 
-    def replay(self, records: Iterable[tuple[bytes | None, bytes | None]], changelog_offset: int) -> None:
-        """Apply changelog records up to `changelog_offset`. Index keys of replaced records stay and are skipped when found."""
+    def replay(
+        self, records: Sequence[tuple[bytes | None, bytes | None]], changelog_offset: int, *, bulk: bool = False
+    ) -> None:
+        """Apply changelog records up to `changelog_offset`. Index keys of replaced records stay and are skipped when found.
+
+        With `bulk` nothing goes to RocksDB's own log, which would be half of the work. Memtables reach the disk in order and each batch
+        carries the offset, so a crash leaves the state of an earlier offset, from which the replay goes on. What is written with that
+        log afterwards would come back without what is missing before it: `flush` must come first.
+        """
+        self.replayed += len(records)
+        # a row that was written twice within the records is written once
+        latest = dict(records)
+        latest.pop(None, None)
         batch = self._write_batch()
-        for key, value in records:
-            if key is None:
-                continue
+        for key, value in latest.items():
+            assert key is not None
             if value is None:
                 batch.delete(key)
             else:
                 _put(batch, key, value)
         batch.put(_APPLIED, b"%d" % changelog_offset)
-        self._write(batch)
+        self._write(batch, *((_UNLOGGED,) if bulk else ()))
 
-    def _write(self, batch: Any) -> None:
+    def flush(self) -> None:
+        """See that everything written so far is on disk."""
+        self._db.flush()
+
+    def _write(self, batch: Any, *options: Any) -> None:
         self._siblings = None  # it would not see what is written, and keep files that are gone
-        self._db.write(batch)
+        self._db.write(batch, *options)
 
     def _keys(self, prefix: bytes) -> Iterator[bytes]:
         iterator = self._db.iter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import click
@@ -29,6 +30,12 @@ __all__ = ["command"]
     help="Run this module's Faust app beside the join, in a process of its own; may be given several times.",
 )
 @click.option("--once-caught-up", is_flag=True, help="End with 0 as soon as everything that is there is joined.")
+@click.option(
+    "--standby",
+    "standbys",
+    type=click.IntRange(0, 8),
+    help="Other workers that keep a warm copy of each partition (TREADLE_STANDBY); default: 0. Not in a shared process.",
+)
 @click.option("--parent-pid", type=int, hidden=True, help="End when this process is no longer the parent.")
 @click.option("--verbose", "-v", is_flag=True, help="Say more on stderr.")
 @pass_settings
@@ -38,6 +45,7 @@ def command(
     small: bool,
     apps: tuple[str, ...],
     once_caught_up: bool,
+    standbys: int | None,
     parent_pid: int | None,
     verbose: bool,
 ) -> None:
@@ -54,6 +62,8 @@ def command(
     if not verbose:
         # while the broker is away it writes tens of lines a second; the clockwork says so once
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    if standbys is not None and (small or not (workspace or settings.workspace)):
+        raise click.UsageError("--standby needs --workspace; for all workers that are started set TREADLE_STANDBY")
     if apps and (small or once_caught_up or not (workspace or settings.workspace)):
         raise click.UsageError("--app needs --workspace, and goes with neither --small nor --once-caught-up")
     if small:
@@ -70,6 +80,7 @@ def command(
 
         sys.exit(run_all(settings.bootstrap_servers))
     from treadle_streams.worker import WorkerSettings, run_worker
+    from treadle_streams.worker._settings import wanted_standbys
 
     wanted = WorkerSettings(
         workspace=named,
@@ -77,6 +88,7 @@ def command(
         home=settings.home,
         once_caught_up=once_caught_up,
         parent_pid=parent_pid,
+        standbys=wanted_standbys(os.environ) if standbys is None else standbys,
     )
     if not apps:
         sys.exit(run_worker(wanted))
