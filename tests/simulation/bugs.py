@@ -142,4 +142,4 @@ COINCIDENCES: Final = {
     "positions of the group": frozenset({"positions reset"}),
     "stable end": frozenset({"slow markers"}),
 }
-"""Bugs that show only when a worker takes over (after any fault) while another fault is there: without that one they do not."""
+"""Bugs that show when a worker takes over (after any fault) while another fault is there: in most schedules not without that one."""

@@ -292,8 +292,10 @@ def _membership(metadata: bytes) -> tuple[int, str]:
 class Consumer:
     """A consumer that reads committed, with partition ends."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, fetched: Callable[[Iterable[Entry]], None]) -> None:
+        """`fetched` is told what came with each poll."""
         self._process = process
+        self._fetched = fetched
         self._positions: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
         self._closed = False
@@ -319,7 +321,7 @@ class Consumer:
                 out = self._gather(count)
                 if not woken:
                     break
-        self._process.fetched(entry for m in out if (entry := m._entry) is not None)
+        self._fetched(entry for m in out if (entry := m._entry) is not None)
         return out
 
     def close(self) -> None:

@@ -46,6 +46,14 @@ class _Steps(Faults):
         self._process.point(step)
 
 
+class _Copying:
+    """Guards the database of a copy."""
+
+    def __init__(self, process: Process) -> None:
+        self.written = process.copied
+        self.alive = process.alive
+
+
 class Process(Owner):
     """One life of a worker. `disks` are its machine's, by partition."""
 
@@ -64,7 +72,8 @@ class Process(Owner):
         self._partitions: list[int] = []
         self.ports = Ports(
             producer=lambda config: Producer(self, config),
-            consumer=lambda config: Consumer(self),
+            consumer=lambda config: Consumer(self, self._read_changelog),
+            inputs=lambda config: Consumer(self, self.fetched),
             admin=lambda servers: Offsets(self),
             mail=lambda: Mail(self),
             faults=lambda: _Steps(self),
@@ -74,6 +83,8 @@ class Process(Owner):
             settings=lambda servers, workspace: cluster.settings,
         )
         random = self.scheduler.random
+        self._copies = random.random() < 0.4
+        """Does it keep copies of what it does not own?"""
         self.settings = WorkerSettings(
             workspace=cluster.settings.workspace,
             servers="simulated",
@@ -121,6 +132,14 @@ class Process(Owner):
         """A write to a local database is durable."""
         self.point("local part" if self.lane.view.state == "running" else "replay")
 
+    def copied(self) -> None:
+        """A write to the database of a copy is durable."""
+        self.point("replay")
+
+    def _read_changelog(self, entries: Iterable[Entry]) -> None:
+        # a lane that runs reads it for its copies only
+        self.point("replay" if self.lane.view.state == "running" else "fetch")
+
     def fetched(self, entries: Iterable[Entry]) -> None:
         """What came with a poll, of inputs or of the changelog."""
         if self.lane.view.state == "running":
@@ -136,7 +155,7 @@ class Process(Owner):
         metas = [self.disks[p].data.get(META_KEY) for p in self._partitions]
         if any(m is None or Meta.decode(m).regraded < self.cluster.settings.grading_version for m in metas):
             kinds.add("regrade")
-        if self.lane.view.state == "running":
+        if self.lane.view.state == "running" and point != "replay":
             return self.in_flight | kinds if point == "fetch" else self.in_flight
         for partition in self._partitions:
             for kind in INPUTS:
@@ -169,7 +188,9 @@ class Process(Owner):
         if self._rejoining or self.generation != told.generation:
             return  # as the hooks do: another rebalance has begun
         databases = {p: Database(self.disks.setdefault(p, Disk()), self) for p in told.partitions}
-        self.lane.assign(told.generation, told.member_id, databases)
+        others = set(range(self.cluster.partitions)) - set(told.partitions) if self._copies else ()
+        copies = {p: Database(self.disks.setdefault(p, Disk()), _Copying(self)) for p in sorted(others)}
+        self.lane.assign(told.generation, told.member_id, databases, copies)
 
     def _beat(self, generation: int) -> None:
         member_id = self._member_id
