@@ -82,7 +82,7 @@ def test_a_dry_run_shows_counts_and_redacted_rows_and_sends_nothing(
         treadle(broker, tmp_path, "import", workspace_name, "--from", "otlp", *files, "--dry-run", "--json", code=1)
     )
     assert (report["interactions"], report["bad_lines"], report["dry_run"]) == (4, 1, True)
-    assert report["passed"] == {"span agent": 1, "span execute_tool": 1}
+    assert report["passed"] == {"span agent": 1, "span tool": 1}
     assert report["bad"][0]["line"] == 2
     assert [row["redaction"]["policy"] for row in report["rows"]] == ["strict"] * 4
     shown = treadle(broker, tmp_path, "import", workspace_name, "--from", "otlp", *files, "--dry-run", code=1)
