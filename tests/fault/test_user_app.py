@@ -28,7 +28,7 @@ pytestmark = pytest.mark.fault
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PARTITIONS = 2
 T0_US = 1_790_000_000_000_000
-DEADLINE_S = 90.0
+DEADLINE_S = 150.0
 
 
 class Bench:

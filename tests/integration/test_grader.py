@@ -256,7 +256,7 @@ class Following(threading.Thread):
         return self.tally
 
 
-def wait(what: str, condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
+def wait(what: str, condition: Callable[[], bool], deadline_s: float = 150.0) -> None:
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {deadline_s} s"

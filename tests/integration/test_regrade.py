@@ -84,7 +84,7 @@ def world(broker: str, workspace_name: str, tmp_path: Path) -> Iterator[World]:
     made.end(signal.SIGTERM)
 
 
-def wait(what: str, condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
+def wait(what: str, condition: Callable[[], bool], deadline_s: float = 150.0) -> None:
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {deadline_s} s"

@@ -82,7 +82,7 @@ class Bench:
         except FileNotFoundError:
             return {}
 
-    def wait(self, what: str, condition: Callable[[], bool], deadline_s: float = 40.0) -> None:
+    def wait(self, what: str, condition: Callable[[], bool], deadline_s: float = 120.0) -> None:
         end = time.monotonic() + deadline_s
         while not condition():
             for worker in self.workers:

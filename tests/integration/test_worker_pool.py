@@ -102,7 +102,7 @@ class World:
         self.wait(f"{workspace} is joined", lambda: self.status(workspace, **where).get("state") == "running")
         return int(self.status(workspace, **where)["pid"])
 
-    def wait(self, what: str, condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
+    def wait(self, what: str, condition: Callable[[], bool], deadline_s: float = 150.0) -> None:
         end = time.monotonic() + deadline_s
         while not condition():
             for worker in self.workers:
@@ -223,6 +223,7 @@ def test_a_broken_workspace_is_taken_out_shown_and_tried_again_while_the_others_
     assert world.graded(corrupt) == {"before": [1], "after": [1]}
 
 
+@pytest.mark.long
 def test_a_flooding_workspace_lets_others_through_and_loses_nothing(world: World) -> None:
     flooded, quiet = world.create(), world.create()
     for number in range(FLOOD):
@@ -269,6 +270,7 @@ def test_a_shared_worker_that_is_stopped_in_a_batch_and_woken_too_late_changes_n
         assert world.graded(name) == {"x": [1], "y": [1]}
 
 
+@pytest.mark.long
 def test_an_inbox_that_is_full_lets_go_of_its_partition_and_misses_nothing_when_it_goes_on(world: World) -> None:
     full, free = world.create(), world.create()
     names = {name: topic(name, "interactions") for name in (full, free)}
@@ -323,6 +325,7 @@ def test_an_inbox_that_is_full_lets_go_of_its_partition_and_misses_nothing_when_
     assert failures == []
 
 
+@pytest.mark.long
 def test_a_producer_that_rested_goes_on_with_its_next_transaction(world: World) -> None:
     name = topic(world.create(), "dead-letter")
     config = {"bootstrap.servers": world.servers, "transactional.id": f"{name}-test", "log_level": 0}
