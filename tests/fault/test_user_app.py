@@ -139,6 +139,7 @@ def expected(rows: dict[str, GradedRow]) -> dict[tuple[str, float], tuple[int, i
 
 
 @pytest.mark.usefixtures("example")
+@pytest.mark.long
 def test_windows_of_a_faust_app_are_right_though_it_is_killed(bench: Bench) -> None:
     from success_by_tag.rates import CHANGELOG, rates
 

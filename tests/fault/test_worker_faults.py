@@ -91,6 +91,7 @@ def test_workers_killed_wiped_and_stopped_lose_repeat_and_change_nothing(ground:
         bench.close()
 
 
+@pytest.mark.long
 def test_a_broker_killed_and_away_loses_repeats_and_changes_nothing(
     ground: Ground, workspace_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_broker_killed_and_away_loses_repeats_and_changes_nothing(
         bench.close()
 
 
+@pytest.mark.long
 def test_full_disks_of_workers_and_broker_lose_repeat_and_change_nothing(ground: Ground, workspace_name: str) -> None:
     if not (ground.homes.small and ground.broker_disk.small):
         pytest.skip("only root may mount the small tmpfs that is filled")

@@ -276,7 +276,7 @@ def test_ctrl_c_ends_the_import_with_its_end_markers(
         while len(events(broker, workspace, "interactions")) < 3:
             assert time.monotonic() < deadline
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
+        _, errors = running.communicate(timeout=120)
     finally:
         running.kill()
     assert (running.returncode, errors.strip().splitlines()[-1]) == (130, "interrupted")

@@ -176,6 +176,7 @@ def test_small_workspaces_share_a_process_as_they_come_and_go(world: World) -> N
     assert not Path(f"/proc/{world.status(first).get('pid', 0)}").exists() or world.status(first) == {}
 
 
+@pytest.mark.long
 def test_a_broken_workspace_is_taken_out_shown_and_tried_again_while_the_others_go_on(world: World) -> None:
     lost, missing, corrupt, poisoned, fine = (world.create() for _ in range(5))
     worker = world.worker("--small")
@@ -237,6 +238,7 @@ def test_a_flooding_workspace_lets_others_through_and_loses_nothing(world: World
     assert world.graded(flooded) == {f"r{number}": [1] for number in range(FLOOD)}
 
 
+@pytest.mark.long
 def test_a_broker_that_restarts_is_survived(world: World) -> None:
     names = [world.create() for _ in range(3)]
     world.worker()
@@ -251,6 +253,7 @@ def test_a_broker_that_restarts_is_survived(world: World) -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.long
 def test_a_shared_worker_that_is_stopped_in_a_batch_and_woken_too_late_changes_nothing(
     world: World, tmp_path: Path
 ) -> None:
