@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from treadle_schemas.errors import FieldError
-from treadle_schemas.records import Grade, GradedRow, Provenance
+from treadle_schemas.records import Feedback, Grade, GradedRow, Provenance
 from treadle_schemas.split import Side
 
 from treadle_corpus import _files
@@ -40,6 +40,7 @@ class CorpusRow:
     split: Side
     split_group: str
     provenance: Provenance
+    feedback: Sequence[Feedback] = ()
 
     @property
     def revision(self) -> int:
@@ -105,6 +106,7 @@ class Corpus:
                 row.split,
                 row.split_group,
                 row.provenance,
+                tuple(row.feedback),
             )
 
     def verify(self) -> None:

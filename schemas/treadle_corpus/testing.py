@@ -7,7 +7,7 @@ from typing import Any
 
 from treadle_schemas.canonical import dumps
 from treadle_schemas.codec import to_json
-from treadle_schemas.records import Grade, GradedRow, MetricState, Provenance
+from treadle_schemas.records import Feedback, Grade, GradedRow, MetricState, Provenance
 from treadle_schemas.split import Side, split_group
 
 from treadle_corpus._rows import Decision, GradedRecord, read_record
@@ -37,6 +37,7 @@ def graded(
     settled: bool = True,
     metrics: Mapping[str, MetricState] | None = None,
     append_ms: int = 1_700_000_000_000,
+    feedback: Sequence[Feedback] = (),
     **fields: Any,
 ) -> GradedRecord:
     """A revision as `.graded` carries it. `fields` are further fields of the interaction."""
@@ -78,5 +79,6 @@ def graded(
             partition=0,
             outcome_ids=[],
         ),
+        feedback=list(feedback),
     )
     return read_record(dumps(to_json(row)))
