@@ -179,3 +179,5 @@ class Faults:
                 how = random.choice((0.0, 0.5, 1.0))
                 for place in list(cluster.log.positions):
                     cluster.log.positions[place] = int(cluster.log[place].stable * how)
+                # a broker lets nobody set the positions of members at work: who owns the partitions next finds it
+                cluster.scheduler.after(random.uniform(0.05, 1.0), cluster.group.rebalance)

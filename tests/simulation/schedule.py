@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
 from random import Random
@@ -12,7 +13,7 @@ from unittest.mock import patch
 
 from treadle_schemas import Metric, WorkspaceSettings
 from treadle_schemas.workspace import Credit
-from treadle_streams.join import INPUTS, Grading, Plan
+from treadle_streams.join import INPUTS, Grading, Plan, batch, episodes, references, regrade, retention
 from treadle_streams.worker import _lane
 
 from simulation.cluster import Cluster
@@ -34,6 +35,14 @@ _FAR_MS: Final = 48 * 3_600_000
 
 
 _CREDITS: Final = (Credit(rule="discounted", gamma=0.5), Credit(rule="all"), Credit(rule="last"))
+_LIMITS: Final = (
+    (batch, "MAX_ROWS_BY_TIME"),
+    (episodes, "MAX_ROWS"),
+    (references, "MAX_SENT"),
+    (regrade, "MAX_ROWS"),
+    (retention, "MAX_ENDED"),
+)
+"""What one transaction takes at most of rows and records that no event brings: half of the schedules have one to five."""
 _REWARDS: Final = ("reward + COALESCE(score, 0)", "reward - COALESCE(score, 0)", "reward")
 
 
@@ -101,12 +110,16 @@ def run(seed: int, *, without: frozenset[str] = frozenset(), trace: bool = False
     faults.schedule(cluster)
     end = _End(cluster, faults)
     scheduler.after(_BUSY_S + 3.0, end.look)
+    limits = Random(seed ^ 0x11417)
     try:
-        with (
+        with ExitStack() as patches:
             # compiled once, not once a process
-            patch.object(_lane, "Grading", lambda now: settings_of(now.partitions, now.grading_version)[1]),
-            patch.object(_lane, "plan", partial(_noted, vars(_lane)["plan"], scheduler)),
-        ):
+            compiled = patch.object(_lane, "Grading", lambda now: settings_of(now.partitions, now.grading_version)[1])
+            patches.enter_context(compiled)
+            patches.enter_context(patch.object(_lane, "plan", partial(_noted, vars(_lane)["plan"], scheduler)))
+            if limits.random() < 0.5:
+                for module, name in _LIMITS:
+                    patches.enter_context(patch.object(module, name, limits.randint(1, 5)))
             scheduler.run()
         violations = cluster.violations + end.violations
         if not violations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final, Literal
 
 import msgspec
@@ -181,17 +182,13 @@ class Batch:
 
     def _by_time(self, found: Iterator[tuple[bytes, bytes]]) -> bool:
         """Evaluate the rows found; False where some are left for the next batch."""
-        size = 0
-        chunk: list[tuple[bytes, bytes]] = []
-        for rows, pair in enumerate(found):
+        size = rows = 0
+        while chunk := list(islice(found, min(_CHUNK, MAX_ROWS_BY_TIME - rows))):
+            size += self._evaluate_found(chunk)
+            rows += len(chunk)
             if rows >= MAX_ROWS_BY_TIME or size >= MAX_BYTES_BY_TIME:
                 self.out.more = True
                 return False
-            chunk.append(pair)
-            if len(chunk) == _CHUNK:
-                size += self._evaluate_found(chunk)
-                chunk = []
-        self._evaluate_found(chunk)
         return True
 
     def _evaluate_found(self, chunk: list[tuple[bytes, bytes]]) -> int:
