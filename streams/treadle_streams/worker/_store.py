@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from rocksdict import WriteOptions
 
 from treadle_streams.join import META_KEY, TIMER_PREFIX, Meta, Plan, index_keys, timer_bound
 from treadle_streams.worker._ports import REAL
+from treadle_streams.worker.errors import StateUnwritable
 
 __all__ = ["PartitionStore"]
 
@@ -17,6 +19,7 @@ _APPLIED: Final = b"__faust\0offset__"
 _IDENTITY: Final = b"\0w"
 """Which creation of the workspace this database belongs to: one that was deleted and made again starts empty."""
 _ROW_AT: Final = len(TIMER_PREFIX) + 8
+_IO_ERROR: Final = "IO error"
 _UNLOGGED: Final = WriteOptions()
 _UNLOGGED.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue] - its stub takes it for a method
 
@@ -124,12 +127,23 @@ class PartitionStore:
         self._write(batch, *((_UNLOGGED,) if bulk else ()))
 
     def flush(self) -> None:
-        """See that everything written so far is on disk."""
-        self._db.flush()
+        """See that everything written so far is on disk. Raises StateUnwritable."""
+        with self._named():
+            self._db.flush()
 
     def _write(self, batch: Any, *options: Any) -> None:
         self._siblings = None  # it would not see what is written, and keep files that are gone
-        self._db.write(batch, *options)
+        with self._named():
+            self._db.write(batch, *options)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as err:
+            if str(err).startswith(_IO_ERROR):  # RocksDB's errors have no types
+                raise StateUnwritable(self._db.path(), str(err)) from err
+            raise
 
     def _keys(self, prefix: bytes) -> Iterator[bytes]:
         iterator = self._db.iter()

@@ -5,6 +5,7 @@ StreamsError (treadle_streams.errors)
     ├── StateLost          the partition's state cannot be what it was: refusing beats grading rows anew with other revisions
     ├── TransactionFailed  Kafka did not take a batch for a reason that the group's generation does not explain
     ├── InputFailed        an input topic cannot be read on
+    ├── StateUnwritable    the folder of local state takes nothing more: a full disk, most often
     ├── WorkerStuck        a thread of the worker ended or stopped making progress
     └── WorkerDirectory    no folder for local state could be had
 """
@@ -13,7 +14,15 @@ from __future__ import annotations
 
 from treadle_streams.errors import StreamsError
 
-__all__ = ["InputFailed", "StateLost", "TransactionFailed", "WorkerDirectory", "WorkerError", "WorkerStuck"]
+__all__ = [
+    "InputFailed",
+    "StateLost",
+    "StateUnwritable",
+    "TransactionFailed",
+    "WorkerDirectory",
+    "WorkerError",
+    "WorkerStuck",
+]
 
 
 class WorkerError(StreamsError):
@@ -44,6 +53,19 @@ class InputFailed(WorkerError):
 
     retriable = True
     exit_code = 5
+
+
+class StateUnwritable(WorkerError):
+    """The folder of local state takes nothing more. The changelog has it all: the next start goes on from there."""
+
+    retriable = True
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"local state in {path} cannot be written: {reason}. Free some space, or set TREADLE_HOME to a larger disk; nothing is lost, "
+            "the worker goes on from the changelog"
+        )
+        self.path = path
 
 
 class WorkerStuck(WorkerError):
