@@ -72,6 +72,7 @@ class _Soak:
                         seed=self.random.getrandbits(32),
                         broker=broker,
                         broker_disk=broker_disk,
+                        standbys=self.totals["rounds"] % 2,
                     )
                     found = self._round(made, started + self.duration_s)
                     if found:
@@ -88,7 +89,7 @@ class _Soak:
 
     def _round(self, bench: Bench, end: float) -> str:
         """What was found, in full; nothing, if all is well."""
-        print(f"round {self.totals['rounds']}", flush=True)
+        print(f"round {self.totals['rounds']}, standbys: {bench.standbys}", flush=True)
         found = ""
         self.totals["rounds"] += 1
         try:

@@ -129,7 +129,10 @@ class Bench:
         rate_per_s: float = 120.0,
         broker: LocalBroker | None = None,
         broker_disk: Disk | None = None,
+        standbys: int = 0,
     ) -> None:
+        self.standbys = standbys
+        """Copies that the workers keep of each partition of the others."""
         self.servers, self.workspace, self.homes, self.partitions = servers, workspace, homes, partitions
         self.broker, self.broker_disk = broker, broker_disk
         self.grading = Grading(workspaces.create(servers, settings_of(workspace, partitions)))
@@ -156,6 +159,7 @@ class Bench:
         """Start a worker in the home of that name."""
         env = {k: v for k, v in os.environ.items() if not k.startswith("TREADLE_")} | environment
         env |= {"TREADLE_HOME": str(self.home / name), "TREADLE_BOOTSTRAP_SERVERS": self.servers}
+        env["TREADLE_STANDBY"] = str(self.standbys)
         command = [sys.executable, "-m", "treadle_streams.worker", "--workspace", self.workspace, "-v"]
         with self.log(name).open("ab") as log:
             self.workers[name] = subprocess.Popen(command, env=env, stderr=log, stdout=log)
