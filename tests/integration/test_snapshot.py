@@ -316,9 +316,19 @@ def command(broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return invoke
 
 
+def answered(task: str, n: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": task}, {"role": "assistant", "content": f"answer {n}"}]
+
+
 def test_snapshot_show_and_export_by_command(log: Log, tmp_path: Path, command: Callable[..., Result]) -> None:
     wins = {"t1": 1, "t2": 2}
-    log.graded(*(graded(f"{t}-{n}", task_id=t, reward=float(n < w)) for t, w in wins.items() for n in range(3)))
+    log.graded(
+        *(
+            graded(f"{t}-{n}", task_id=t, reward=float(n < w), messages=answered(t, n))
+            for t, w in wins.items()
+            for n in range(3)
+        )
+    )
     log.progress("waiting", settled=False)
     done = command("snapshot", log.name, "--to", "deeplake://org/corpus", "--wait", "10s")
     assert done.exit_code == 0

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from treadle_corpus import Corpus, CorpusRow
-from treadle_corpus.views import SftExample, jsonl, rewarded, sft
+from treadle_corpus.views import every_row, jsonl, rewarded, sft
 from treadle_schemas.moments import to_micros
+from treadle_schemas.split import Side
 
 from treadle_trainer.errors import DataRefused
 
@@ -37,7 +38,7 @@ def select_training(
     on, or a row is not of the train side.
     """
     rows = newest(only_train(corpus.rows("train")), newest_rows)
-    selection = _write(rows, path, rewarded if which == "rewarded" else _any_row)
+    selection = _write(rows, path, rewarded if which == "rewarded" else every_row, "train")
     if not selection.examples:
         lack = "has a reward above zero" if which == "rewarded" else "has a turn of the assistant"
         raise DataRefused(f"{corpus}: none of its {len(rows)} train rows {lack}, so there is nothing to imitate")
@@ -46,7 +47,9 @@ def select_training(
 
 def heldout_examples(corpus: Corpus, path: Path, *, newest_rows: int) -> Selection:
     """Write the newest successful held-out rows of a version to `path`: to evaluate on, never to train on."""
-    return _write(newest((row for row in corpus.rows("heldout") if rewarded(row)), newest_rows), path, rewarded)
+    return _write(
+        newest((row for row in corpus.rows("heldout") if rewarded(row)), newest_rows), path, rewarded, "heldout"
+    )
 
 
 def only_train(rows: Iterable[CorpusRow]) -> Iterable[CorpusRow]:
@@ -74,17 +77,13 @@ def read_examples(path: Path) -> list[dict[str, Any]]:
         return [loads(line, f"{path.name}:{n}") for n, line in enumerate(file, 1)]
 
 
-def _write(rows: list[CorpusRow], path: Path, where: Callable[[CorpusRow], bool]) -> Selection:
+def _write(rows: list[CorpusRow], path: Path, where: Callable[[CorpusRow], bool], split: Side) -> Selection:
     group_of = {(row.episode_id, row.interaction_id): row.split_group for row in rows}
-    examples: list[SftExample] = list(sft(rows, where))
+    examples = sft(rows, where, split=split)
     with path.open("wb") as file:
         file.writelines(jsonl(examples))
     groups = tuple(group_of[example["episode_id"], example["interaction_id"]] for example in examples)
     return Selection(path=path, rows=len(rows), examples=len(examples), groups=groups)
-
-
-def _any_row(_: CorpusRow) -> bool:
-    return True
 
 
 def _recency(row: CorpusRow) -> tuple[int, str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import click
 from treadle.cli.support import SuggestingGroup, echo_json, json_option, pass_settings
 from treadle.settings import Settings
 from treadle_corpus import Corpus, CorpusError, Manifest, parse_ref, versions
-from treadle_corpus.views import VIEWS, jsonl
 from treadle_schemas.codec import to_json
+
+from treadle_streams.snapshot.export_cli import export
 
 __all__ = ["corpus"]
 
@@ -20,6 +20,9 @@ __all__ = ["corpus"]
 @click.group(cls=SuggestingGroup)
 def corpus() -> None:
     """Look into corpora and export views of them."""
+
+
+corpus.add_command(export)
 
 
 @corpus.command()
@@ -58,61 +61,6 @@ def list_(settings: Settings, folder: str | None, as_json: bool) -> None:
         )
     if not entries:
         click.echo("no corpus yet: treadle snapshot WORKSPACE", err=True)
-
-
-@corpus.command()
-@click.argument("ref", metavar="PATH[@vN]")
-@click.option("--view", type=click.Choice(sorted(VIEWS)), required=True, help="sft: reward > 0; dpo: win/lose pairs.")
-@click.option(
-    "--split", type=click.Choice(["train", "heldout", "all"]), default="train", show_default=True, help="Which side."
-)
-@click.option("--out", metavar="FILE", default="-", show_default=True, help="JSON lines; - is stdout.")
-@json_option
-@pass_settings
-def export(settings: Settings, ref: str, view: str, split: str, out: str, as_json: bool) -> None:
-    """Write a view of a version as JSON lines, in the same order each time.
-
-    sft: {"messages", "tools", "response", ...}, one trajectory a line, where "response" lists the messages to train on. dpo: {"prompt",
-    "chosen", "rejected", ...}, every pair of a rewarded and an unrewarded trajectory of a task. With --json a summary goes to stdout.
-    """
-    if out == "-" and as_json:
-        raise click.UsageError("--json prints a summary on stdout; give --out FILE for the lines")
-    found = Corpus.open(parse_ref(ref, settings.corpus_root))
-    side: Any = split
-    count = _write(jsonl(VIEWS[view](found.rows(side))), out)
-    if as_json:
-        echo_json(
-            {
-                "corpus": str(found.path),
-                "version": found.version,
-                "view": view,
-                "split": split,
-                "examples": count,
-                "out": out,
-            }
-        )
-    else:
-        click.echo(f"{found}: {count:,} {view} examples from split {split}", err=True)
-
-
-def _write(lines: Iterator[bytes], out: str) -> int:
-    """Write all lines, to a file only as a whole."""
-    count = 0
-    if out == "-":
-        for count, line in enumerate(lines, 1):  # noqa: B007 - the last one counts them
-            sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
-        return count
-    path = Path(out)
-    fresh = path.with_name(path.name + ".part")
-    try:
-        with fresh.open("wb") as file:
-            for count, line in enumerate(lines, 1):  # noqa: B007
-                file.write(line)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    return count
 
 
 def _corpora(root: Path) -> list[Path]:

@@ -1,0 +1,118 @@
+"""`treadle corpus export`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from treadle.cli.support import echo_json, json_option, pass_settings
+from treadle.settings import Settings
+from treadle_corpus import Corpus, SplitChoice, parse_ref
+from treadle_corpus.views import VIEWS, View, every_row, jsonl, repetition
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("ref", metavar="PATH[@vN]")
+@click.option("--view", type=click.Choice(sorted(VIEWS)), required=True, help="What the examples are for.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "heldout", "all"]),
+    help="Which side; default: train. The eval view wants it said.",
+)
+@click.option(
+    "--rows",
+    type=click.Choice(["rewarded", "all"]),
+    help="sft: rows with a reward above zero (default), or all that the version holds.",
+)
+@click.option("--margin", type=click.FloatRange(min=0), help="dpo, reward: least difference of rewards.")
+@click.option("--cap", type=click.IntRange(min=0), help="dpo, reward: most pairs a task by reward; 0: no cap.")
+@click.option("--min-attempts", type=click.IntRange(min=1), help="rl: fewest attempts of a group; default: 2.")
+@click.option("--out", metavar="FILE", default="-", show_default=True, help="JSON lines; - is stdout.")
+@json_option
+@pass_settings
+def export(settings: Settings, /, ref: str, view: str, out: str, as_json: bool, **given: Any) -> None:
+    """Write a view of a version as JSON lines, in the same order each time.
+
+    sft: trajectories, with the messages to train on. dpo, reward: pairs of answers to one task. kto: answers that were good or not. rl:
+    the attempts at each task. eval: logged trajectories with their metrics. "response" lists the messages to train on; the others are
+    context. Rows that are in no example are counted by reason. With --json the counts go to stdout.
+    """
+    if out == "-" and as_json:
+        raise click.UsageError("--json prints a summary on stdout; give --out FILE for the lines")
+    options = _options(view, given)
+    found = Corpus.open(parse_ref(ref, settings.corpus_root))
+    made = VIEWS[view](found.rows(options["split"]), **options)
+    _write(jsonl(made), out)
+    if as_json:
+        echo_json({"corpus": str(found.path), "version": found.version, "out": out, **_counts(made)})
+        return
+    click.echo(f"{found}: {len(made):,} {view} examples from split {made.split}", err=True)
+    for line in _account(made):
+        click.echo(line, err=True)
+
+
+_BELONG = {"rows": ("sft",), "margin": ("dpo", "reward"), "cap": ("dpo", "reward"), "min_attempts": ("rl",)}
+
+
+def _options(view: str, given: dict[str, Any]) -> dict[str, Any]:
+    for name, views in _BELONG.items():
+        if given[name] is not None and view not in views:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for the view {' and '.join(views)}, not for {view}")
+    split: SplitChoice | None = given["split"]
+    if split is None:
+        if view == "eval":
+            raise click.UsageError("--view eval wants a side: --split heldout is what no training has seen")
+        split = "train"
+    options: dict[str, Any] = {"split": split}
+    if given["rows"] == "all":
+        options["where"] = every_row
+    if given["margin"] is not None:
+        options["min_margin"] = given["margin"]
+    if given["cap"] is not None:
+        options["cap"] = given["cap"] or None
+    if given["min_attempts"] is not None:
+        options["min_attempts"] = given["min_attempts"]
+    return options
+
+
+def _counts(made: View[Any]) -> dict[str, Any]:
+    counts = {
+        "view": made.name,
+        "split": made.split,
+        "examples": len(made),
+        "rows": made.rows,
+        "used": made.used,
+        "dropped": dict(made.dropped),
+        "left_out": dict(made.left_out),
+    }
+    return {**counts, "repetition": round(repetition(made), 3)} if made.name == "sft" else counts
+
+
+def _account(made: View[Any]) -> Iterator[str]:
+    for title, counted in (("rows dropped", made.dropped), ("left out", made.left_out)):
+        if counted:
+            yield f"  {title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counted.items())
+    if made.name == "sft" and (ratio := repetition(made)) > 1:
+        yield f"  the steps held {ratio:.1f} times the messages of these sequences"
+
+
+def _write(lines: Iterator[bytes], out: str) -> None:
+    """Write all lines, to a file only as a whole."""
+    if out == "-":
+        for line in lines:
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(out)
+    fresh = path.with_name(path.name + ".part")
+    try:
+        with fresh.open("wb") as file:
+            file.writelines(lines)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
