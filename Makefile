@@ -34,7 +34,7 @@ demo-seeds: setup  ## Run the demo over ten seeds and print mean, worst and spre
 	$(BIN)/python benchmarks/demo_seeds.py --json benchmarks/results/demo-seeds.json
 
 test: setup  ## Run the tests (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not long" --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --durations=10 $(ARGS)
 
 test-fast: setup  ## Run the tests that need no broker (seconds)
 	$(BIN)/python -m pytest tests/unit tests/property -q $(ARGS)

@@ -26,7 +26,7 @@ from treadle_schemas.moments import now
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams import workspaces
-from treadle_streams.worker._collection import collect_seldom
+from treadle_streams.worker._collection import POOL_OBJECTS, collect_seldom
 from treadle_streams.worker._pool_clock import PoolClock
 from treadle_streams.worker._pool_faust import Storage
 from treadle_streams.worker._pool_fetch import SharedFetch
@@ -54,7 +54,7 @@ _STEADY_S: Final = 60.0
 
 def run_pool(servers: str, home: Path, parent_pid: int | None = None) -> int:
     """Join all workspaces of one partition until SIGTERM or SIGINT; returns the exit code of an orderly end."""
-    collect_seldom()
+    collect_seldom(POOL_OBJECTS)
     return asyncio.run(_Pool(servers, home, parent_pid).run())
 
 

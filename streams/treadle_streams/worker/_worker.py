@@ -20,7 +20,7 @@ from treadle_schemas.workspace import WorkspaceSettings
 from treadle_streams import workspaces
 from treadle_streams.errors import WorkspaceDamaged
 from treadle_streams.worker._clockwork import Clockwork
-from treadle_streams.worker._collection import collect_seldom
+from treadle_streams.worker._collection import BATCH_OBJECTS, collect_seldom
 from treadle_streams.worker._lane import Lane
 from treadle_streams.worker._settings import CHANGELOG_CONFIG, WorkerSettings
 from treadle_streams.worker._status import StatusFile, status_path
@@ -50,7 +50,7 @@ def run_worker(settings: WorkerSettings) -> int:
     lane = Lane(settings, workspace, hooks.generation_of(app), lambda: clockwork.reading, end_process)
     clockwork = Clockwork(settings, lambda: lane.view, status, _stopper(settings.once_caught_up), end_process)
     app.lane = lane
-    collect_seldom()
+    collect_seldom(BATCH_OBJECTS)
     lane.start()
     clockwork.start()
     try:
