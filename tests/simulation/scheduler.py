@@ -1,20 +1,17 @@
 """Virtual time, and threads of which exactly one runs at a time, in an order that the seed decides.
 
-The lane's code blocks, so each lane has a real thread; a baton goes from one to the next. Whoever holds it works off the agenda: plain
-calls run where they are found, the turn of another thread hands the baton over.
+The lane's code blocks, so each lane has a stack of its own: a greenlet, which gives way where it waits and nowhere else.
 """
 
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable
 from random import Random
-from typing import Final
+
+from greenlet import getcurrent, greenlet
 
 __all__ = ["Killed", "Owner", "Scheduler", "Task"]
-
-_STACK_BYTES: Final = 512 * 1024
 
 
 class Killed(BaseException):
@@ -33,17 +30,15 @@ class Owner:
 
 
 class Task:
-    """A thread of a process. It runs only between `Scheduler` handing it the baton and its next wait."""
+    """A thread of a process. It runs from its turn to its next wait."""
 
     def __init__(self, owner: Owner, body: Callable[[], None]) -> None:
         self.owner = owner
         self.body = body
-        self.baton = threading.Lock()
-        self.baton.acquire()
         self.wait_number = 0
         self.woken = False
         self.done = False
-        self.thread: threading.Thread | None = None
+        self.stack: greenlet | None = None
 
 
 class Scheduler:
@@ -59,8 +54,7 @@ class Scheduler:
         self._agenda: list[tuple[float, int, Owner | None, Callable[[], None] | Task, int]] = []
         self._number = 0
         self._finished = False
-        self._main = threading.Lock()
-        self._main.acquire()
+        self._main = getcurrent()
         self._tasks: list[Task] = []
         self.current: Task | None = None
 
@@ -79,8 +73,7 @@ class Scheduler:
         """A thread that begins at once, when its turn comes."""
         task = Task(owner, body)
         self._tasks.append(task)
-        task.thread = threading.Thread(target=self._body, args=(task,), daemon=True)
-        task.thread.start()
+        task.stack = greenlet(lambda: self._body(task), self._main)
         self._push(self.now_s, owner, task, 0)
         return task
 
@@ -93,7 +86,7 @@ class Scheduler:
         task.wait_number += 1
         task.woken = False
         self._push(self.now_s + timeout_s, task.owner, task, task.wait_number)
-        self._work_off(task)
+        self._main.switch()
         if task.owner.dead:
             raise Killed
         return task.woken
@@ -135,7 +128,7 @@ class Scheduler:
     def run(self) -> None:
         """Work off the agenda until `finish`. Raises what went wrong in the simulator itself."""
         self._finished = False
-        self._work_off(None)
+        self._work_off()
         if self.failure is not None:
             raise self.failure
 
@@ -148,21 +141,16 @@ class Scheduler:
         for task in self._tasks:
             task.owner.dead = True
             if not task.done:
-                self.current = task
                 task.wait_number += 1
-                task.baton.release()
-                self._main.acquire()
-                assert task.thread is not None
-                task.thread.join()
+                self._switch(task)
 
-    # The baton.
+    # The agenda.
 
     def _push(self, at_s: float, owner: Owner | None, what: Callable[[], None] | Task, number: int) -> None:
         self._number += 1
         heapq.heappush(self._agenda, (at_s, self._number, owner, what, number))
 
     def _body(self, task: Task) -> None:
-        task.baton.acquire()
         try:
             if not task.owner.dead:
                 task.body()
@@ -172,46 +160,30 @@ class Scheduler:
             self.failure = self.failure or err
             self._finished = True
         task.done = True
-        self._work_off(task)
 
-    def _work_off(self, me: Task | None) -> None:
-        """Returns when it is `me`'s turn; for a thread that is done, when somebody else has the baton."""
+    def _switch(self, task: Task) -> None:
+        """Run a thread until it waits or ends."""
+        assert task.stack is not None
+        self.current = task
+        task.stack.switch()
+
+    def _work_off(self) -> None:
         while not self._finished:
             if not self._agenda:
                 self.failure = self.failure or RuntimeError("nothing will ever happen again")
                 break
             at_s, _, owner, what, number = heapq.heappop(self._agenda)
             self.now_s = max(self.now_s, at_s)
-            if isinstance(what, Task):
-                if what.done or number != what.wait_number:
-                    continue
-                if owner is not None and owner.stopped:
-                    owner.held.append(what)
-                    continue
-                self.current = what
-                if what is me:
-                    return
-                what.baton.release()
-                self._sleep(me)
-                return
-            if owner is not None and owner.dead:
+            if isinstance(what, Task) and (what.done or number != what.wait_number):
                 continue
             if owner is not None and owner.stopped:
                 owner.held.append(what)
-                continue
-            try:
-                before, self.current = self.current, None
-                what()
-                self.current = before
-            except BaseException as err:
-                self.failure = self.failure or err
-                self._finished = True
-        if me is not None:
-            self._main.release()
-            self._sleep(me)
-
-    def _sleep(self, me: Task | None) -> None:
-        if me is None:
-            self._main.acquire()
-        elif not me.done:
-            me.baton.acquire()
+            elif isinstance(what, Task):
+                self._switch(what)
+            elif owner is None or not owner.dead:
+                self.current = None
+                try:
+                    what()
+                except BaseException as err:
+                    self.failure = self.failure or err
+                    self._finished = True
