@@ -26,7 +26,6 @@ from treadle_schemas.moments import now
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams import workspaces
-from treadle_streams.worker._collection import POOL_OBJECTS, collect_seldom
 from treadle_streams.worker._pool_clock import PoolClock
 from treadle_streams.worker._pool_faust import Storage
 from treadle_streams.worker._pool_fetch import SharedFetch
@@ -34,6 +33,7 @@ from treadle_streams.worker._pool_seat import STATUS_S, PoolSeat, Shared
 from treadle_streams.worker._pool_turns import Turns
 from treadle_streams.worker._settings import WorkerSettings
 from treadle_streams.worker._status import StatusFile, status_path
+from treadle_streams.worker._tuning import POOL_OBJECTS, collect_seldom
 from treadle_streams.worker._worker import check_topics, end_process, state_folder
 from treadle_streams.workspaces import Listed
 

@@ -112,6 +112,7 @@ class Transactions:
                 "transactional.id": f"{self._settings.group}.{uuid.uuid4().hex}",
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 "compression.type": "zstd",
+                "compression.level": 1,  # about half the CPU time of the default for a few per cent more bytes
                 "linger.ms": 5,
                 "batch.size": 1_000_000,
                 "message.max.bytes": MAX_MESSAGE_BYTES,

@@ -20,10 +20,10 @@ from treadle_schemas.workspace import WorkspaceSettings
 from treadle_streams import workspaces
 from treadle_streams.errors import WorkspaceDamaged
 from treadle_streams.worker._clockwork import Clockwork
-from treadle_streams.worker._collection import BATCH_OBJECTS, collect_seldom
 from treadle_streams.worker._lane import Lane
 from treadle_streams.worker._settings import CHANGELOG_CONFIG, WorkerSettings
 from treadle_streams.worker._status import StatusFile, status_path
+from treadle_streams.worker._tuning import BATCH_OBJECTS, collect_seldom, keep_memory
 from treadle_streams.worker.errors import WorkerDirectory
 
 __all__ = ["check_topics", "end_process", "run_worker", "state_folder"]
@@ -51,6 +51,7 @@ def run_worker(settings: WorkerSettings) -> int:
     clockwork = Clockwork(settings, lambda: lane.view, status, _stopper(settings.once_caught_up), end_process)
     app.lane = lane
     collect_seldom(BATCH_OBJECTS)
+    keep_memory()
     lane.start()
     clockwork.start()
     try:
