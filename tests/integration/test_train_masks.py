@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 from treadle_demo.model import train_tokenizer
+from treadle_trainer.data.rendering import encode
 from treadle_trainer.errors import TemplateRefused
-from treadle_trainer.methods._masks import encode
 
 CALL = {
     "role": "assistant",
@@ -98,7 +98,7 @@ def test_a_template_without_generation_marks_is_masked_by_what_each_turn_adds(
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", CHATML)
     assert _trained_text(tokenizer, [4]) == "it is lost, sorry 🙂<|end|>"
-    called = r'{"name": "get_order", "arguments": "{\"order_id\":47}"}<|end|>'
+    called = '{"name": "get_order", "arguments": {"order_id": 47}}<|end|>'  # no JSON within JSON
     assert _trained_text(tokenizer, [2]) == called
 
 

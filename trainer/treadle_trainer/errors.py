@@ -10,6 +10,10 @@ TreadleError (treadle_schemas.errors)
     │   ├── AliasMoved           the champion is no longer the one to be replaced
     │   └── NoPredecessor        nothing to roll back to
     ├── DataRefused              rows that training must not see, or a corpus without rows to train on
+    │   ├── TokenizerMismatch    token columns of another tokenizer or chat template
+    │   └── StateRefused         the saved position of a reader that reads something else, or in another order
+    ├── ColumnsMissing           no token columns are there; they can be made again
+    ├── ColumnsDamaged           a file of token columns is not what was written; they can be made again
     ├── TemplateRefused          a chat template in which the response cannot be told from the rest
     ├── EvaluationFailed         an evaluator gave no usable scores
     └── JobFailed                a training or evaluation process ended badly; `log` names its log
@@ -25,6 +29,8 @@ from treadle_schemas import TreadleError
 
 __all__ = [
     "AliasMoved",
+    "ColumnsDamaged",
+    "ColumnsMissing",
     "DataRefused",
     "EvaluationFailed",
     "JobFailed",
@@ -36,7 +42,9 @@ __all__ = [
     "ReleaseMissing",
     "ReleaseRefused",
     "ReleaseTampered",
+    "StateRefused",
     "TemplateRefused",
+    "TokenizerMismatch",
     "TrainerError",
 ]
 
@@ -81,6 +89,35 @@ class NoPredecessor(RegistryError):
 
 class DataRefused(TrainerError):
     """Rows that training must not see, or a corpus version without rows to train on."""
+
+
+class TokenizerMismatch(DataRefused):
+    """Token columns belong to another tokenizer or chat template than the one that would read them."""
+
+    def __init__(self, path: Path, *, expected: str, found: str) -> None:
+        parts = ("tokenizer", "chat template")
+        other = [name for name, a, b in zip(parts, expected.split("-"), found.split("-"), strict=True) if a != b]
+        super().__init__(
+            f"{path}: these are the tokens of another {' and '.join(other)} ({found}, not {expected}). Make columns for the model that "
+            "is trained: they lie beside each other"
+        )
+        self.path = path
+
+
+class StateRefused(DataRefused):
+    """The saved position of a reader belongs to other columns, another share or another order."""
+
+
+class ColumnsMissing(TrainerError):
+    """No token columns are there. They are derived: make them again."""
+
+
+class ColumnsDamaged(TrainerError):
+    """A file of token columns is not what was written. They are derived: remove the folder, and make them again."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}. Remove the folder: token columns are made again from the corpus")
+        self.path = path
 
 
 class TemplateRefused(TrainerError):

@@ -62,7 +62,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     batch: int = 32
     """Rows a step."""
     max_length: int = 1024
-    """Longest sequence in tokens; a longer row is left out and counted."""
+    """Longest sequence in tokens; a longer trajectory is split at turns."""
     rows: Literal["rewarded", "all"] = "rewarded"
     """Which train rows to imitate: those with a reward above zero, or all, where the corpus's filter has chosen already."""
     newest_rows: int | None = None

@@ -27,7 +27,7 @@ REFUSED = 3
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.")
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--batch", type=click.IntRange(1), help="Rows a step.")
-@click.option("--max-length", type=click.IntRange(2), help="Longest sequence in tokens; longer rows are left out.")
+@click.option("--max-length", type=click.IntRange(2), help="Longest sequence in tokens; longer trajectories are split.")
 @click.option("--rows", type=click.Choice(["rewarded", "all"]), help="Imitate rows with a reward above zero, or all.")
 @click.option("--newest", "newest_rows", type=click.IntRange(1), help="Train on the newest rows only.")
 @click.option("--seed", type=int, help="Seed.")

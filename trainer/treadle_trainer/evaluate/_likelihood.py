@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from treadle_trainer.data import read_examples
+from treadle_trainer.data.rendering import Encoded, encode
 from treadle_trainer.evaluate.player import load
 from treadle_trainer.jobs._spec import LikelihoodSpec
-from treadle_trainer.methods._masks import Encoded, encode
 
 __all__ = ["score_rows"]
 

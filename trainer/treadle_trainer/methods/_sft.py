@@ -20,9 +20,9 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from treadle_trainer.data import read_examples
+from treadle_trainer.data.sequences import render
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._spec import TrainSpec
-from treadle_trainer.methods._masks import encode
 
 __all__ = ["train_sft"]
 
@@ -59,7 +59,7 @@ def train_sft(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
         warmup_steps=min(WARMUP_STEPS, spec.steps - 1),
         weight_decay=0.0,
         per_device_train_batch_size=spec.batch,
-        max_length=None,  # too long rows were left out, none is cut
+        max_length=None,  # long trajectories were split at turns, none is cut
         dataset_kwargs={"skip_prepare_dataset": True},
         use_cpu=not cuda,
         bf16=bf16,
@@ -107,22 +107,37 @@ class _Report(TrainerCallback):  # type: ignore[misc,unused-ignore]  # transform
 def _dataset(spec: TrainSpec, tokenizer: Any) -> tuple[Any, dict[str, int]]:
     ids: list[list[int]] = []
     labels: list[list[int]] = []
-    too_long = 0
+    examples = too_long = step_tokens = 0
     for example in read_examples(Path(spec.rows)):
         if example["split"] != "train":  # checked again at the last door
             raise DataRefused(f"row {example['interaction_id']} is {example['split']}: training takes train rows only")
-        encoded = encode(tokenizer, example["messages"], example["response"], example["tools"])
-        if len(encoded.input_ids) > spec.max_length:
-            too_long += 1
-            continue
-        ids.append(encoded.input_ids)
-        labels.append([t if on else IGNORED for t, on in zip(encoded.input_ids, encoded.trained, strict=True)])
+        rendered = render(
+            tokenizer,
+            example["messages"],
+            example["response"],
+            example["tools"],
+            max_length=spec.max_length,
+            steps=example.get("steps", ()),
+        )
+        too_long += rendered.too_long
+        examples += bool(rendered.sequences)
+        step_tokens += rendered.step_tokens
+        for sequence in rendered.sequences:
+            ids.append(sequence.ids)
+            masked = [IGNORED] * len(sequence.ids)
+            for start, stop in sequence.spans:
+                masked[start:stop] = sequence.ids[start:stop]
+            labels.append(masked)
     if not ids:
-        raise DataRefused(f"every one of {too_long} examples is longer than max_length {spec.max_length} tokens")
+        raise DataRefused(
+            f"none of {too_long} turns fits into max_length {spec.max_length} tokens with what it answers: allow longer sequences"
+        )
     counts = {
-        "examples": len(ids),
+        "examples": examples,
+        "sequences": len(ids),
         "too_long": too_long,
         "tokens": sum(map(len, ids)),
         "trained_tokens": sum(t != IGNORED for row in labels for t in row),
+        "step_tokens": step_tokens,
     }
     return Dataset.from_dict({"input_ids": ids, "labels": labels}), counts

@@ -1,0 +1,270 @@
+"""Making token columns out of a view. Conversations that an earlier version's columns hold are copied, not tokenised again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from treadle_corpus import Corpus
+from treadle_corpus.views import VIEWS, View, every_row, rewarded
+from treadle_schemas.canonical import content_hash
+
+from treadle_trainer.data.columns import (
+    ARRAYS,
+    FOLDER,
+    FORMAT,
+    META,
+    Columns,
+    ColumnsMeta,
+    checksums,
+    conversation_digest,
+    publish,
+)
+from treadle_trainer.data.rendering import identify
+from treadle_trainer.data.sequences import render
+from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, DataRefused
+
+__all__ = ["KEPT_VERSIONS", "build", "columns_folder"]
+
+KEPT_VERSIONS: Final = 2
+"""Columns of older versions of the same view are removed: they can be made again, and nobody trains on them."""
+SPLIT_VIEWS: Final = frozenset({"sft", "rl", "eval"})
+"""Where a long trajectory may become several sequences. A pair or a label stands for the whole: what is too long is left out."""
+_WHERE: Final[Mapping[str, Any]] = {"rewarded": rewarded, "all": every_row}
+
+Conversation = tuple[list[dict[str, Any]], list[int], Any, list[int], float]
+"""(messages, response, tools, messages by step, value)."""
+
+
+def build(
+    corpus: Corpus,
+    tokenizer: Any,
+    view: str = "sft",
+    *,
+    max_length: int | None = None,
+    split: str = "train",
+    root: Path | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Columns:
+    """The columns of a view of this version: those that are there, or else made now.
+
+    `options` are the view's own (`min_margin`, `cap`, `min_attempts`; for sft `where`: "rewarded" or "all"). They lie below `root`, by
+    default the corpus's own folder. `on_progress` hears the number of examples done. Raises DataRefused, TemplateRefused, OSError.
+    """
+    if view not in VIEWS:
+        raise DataRefused(f"view {view!r} is unknown; there are {', '.join(sorted(VIEWS))}")
+    if options.get("where", "all") not in _WHERE:
+        raise DataRefused(f"where={options['where']!r}: expected one of {', '.join(_WHERE)}")
+    identity = identify(tokenizer)
+    folder = columns_folder(corpus, identity, view, max_length=max_length, split=split, root=root, **options)
+    try:
+        return Columns.open(folder, identity)
+    except ColumnsMissing:
+        pass
+    except ColumnsDamaged:  # derived data: made again
+        shutil.rmtree(folder)
+    side: Any = split
+    given = {name: _WHERE[value] if name == "where" else value for name, value in options.items()}
+    made = VIEWS[view](corpus.rows(side), split=side, **given)
+    writer = _Writer(tokenizer, view, max_length, _before(folder.parent, view, max_length))
+
+    def write(fresh: Path) -> None:
+        writer.write(fresh, made, on_progress or (lambda _: None))
+        meta = ColumnsMeta(
+            format=FORMAT,
+            tokenizer=identity.tokenizer,
+            template=identity.template,
+            version=corpus.version,
+            content_hash=corpus.manifest.content_hash,
+            view=view,
+            options=options,
+            split=split,
+            max_length=max_length,
+            rows=made.rows,
+            used=made.used,
+            dropped=dict(made.dropped),
+            left_out=dict(made.left_out),
+            files=checksums(fresh),
+            **writer.counts(),
+        )
+        (fresh / META).write_bytes(msgspec.json.encode(meta))
+
+    publish(folder, write)
+    _prune(folder, view, split, options)
+    return Columns.open(folder, identity)
+
+
+def columns_folder(
+    corpus: Corpus,
+    identity: object,
+    view: str,
+    *,
+    max_length: int | None,
+    split: str,
+    root: Path | None = None,
+    **options: Any,
+) -> Path:
+    """Where the columns of a view of this version lie, or would."""
+    manifest = corpus.manifest
+    key = content_hash([FORMAT, manifest.version, manifest.content_hash, view, options, split, max_length])[:16]
+    return (root or corpus.path) / FOLDER / str(identity) / f"v{manifest.version}-{view}-{key}"
+
+
+class _Writer:
+    """Turns examples into arrays; ids go to the disk as they come."""
+
+    def __init__(self, tokenizer: Any, view: str, max_length: int | None, before: Columns | None) -> None:
+        self._tokenizer = tokenizer
+        self._view = view
+        self._max_length = max_length
+        self._before = before
+        # the ids that the tokenizer can give, special tokens included
+        self._dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
+        self._known = {} if before is None else {bytes(d): n for n, d in enumerate(np.asarray(before.digests))}
+        self._done: dict[bytes, int] = {}
+        self._lists: dict[str, list[Any]] = {name: [] for name in ARRAYS}
+        for name in ("bounds", "span_bounds", "member_bounds"):
+            self._lists[name].append(0)
+        self._reused = self._turns = self._whole = 0
+
+    def write(self, folder: Path, view: View[Any], on_progress: Callable[[int], None]) -> None:
+        """Write every file but the meta data."""
+        with (folder / "ids").open("wb") as ids:
+            for done, example in enumerate(view, 1):
+                self._add(example, ids)
+                on_progress(done)
+        for name, (dtype, width) in ARRAYS.items():
+            made = np.array(self._lists[name], np.dtype(dtype)).reshape((-1, width) if width else -1)
+            made.tofile(folder / name)
+
+    def counts(self) -> dict[str, Any]:
+        """What was written, for the meta data."""
+        made = self._lists
+        spans = np.array(made["spans"], np.int64).reshape(-1, 2)
+        return {
+            "dtype": self._dtype.str,
+            "examples": len(made["member_bounds"]) - 1,
+            "sequences": len(made["bounds"]) - 1,
+            "tokens": made["bounds"][-1],
+            "trained_tokens": int((spans[:, 1] - spans[:, 0]).sum()),
+            "step_tokens": sum(row[3] for row in made["conversations"]),
+            "too_long": {"turns": self._turns, "examples": self._whole},
+            "reused": self._reused,
+        }
+
+    def _add(self, example: Any, ids: Any) -> None:
+        """One example of the view, or for trajectories that are split one example a sequence."""
+        groups = []
+        for messages, response, tools, steps, value in _conversations(self._view, example):
+            first, count, turns, _ = self._sequences(messages, response, tools, steps, ids)
+            self._turns += turns
+            groups.append([(first + n, value) for n in range(count)])
+        if self._view in ("sft", "eval"):
+            for member in groups[0]:
+                self._example([member])
+            return
+        members = [member for group in groups for member in group]
+        if self._view != "rl" and not all(groups):
+            self._whole += 1
+        elif members:
+            self._example(members)
+
+    def _example(self, members: list[tuple[int, float]]) -> None:
+        self._lists["members"] += [sequence for sequence, _ in members]
+        self._lists["value"] += [value for _, value in members]
+        self._lists["member_bounds"].append(len(self._lists["members"]))
+
+    def _sequences(
+        self, messages: list[dict[str, Any]], response: list[int], tools: Any, steps: list[int], ids: Any
+    ) -> tuple[int, ...]:
+        """The sequences of a conversation, made once however many examples it is in."""
+        splits = self._view in SPLIT_VIEWS
+        digest = conversation_digest(messages, response, tools, max_length=self._max_length, split=splits)
+        if digest in self._done:
+            first, count, _, _ = self._lists["conversations"][self._done[digest]]
+            return first, count, 0, 0
+        first = len(self._lists["bounds"]) - 1
+        known = self._known.get(digest)
+        if known is not None and self._before is not None:
+            found, too_long, step_tokens = self._copied(self._before, known)
+            self._reused += 1
+        else:
+            limit = self._max_length if splits else None
+            rendered = render(self._tokenizer, messages, response, tools, max_length=limit, steps=steps)
+            found = [(np.asarray(s.ids, self._dtype), s.spans) for s in rendered.sequences]
+            too_long, step_tokens = rendered.too_long, rendered.step_tokens
+            if not splits and self._max_length is not None:
+                found = [one for one in found if len(one[0]) <= self._max_length]
+        for tokens, spans in found:
+            ids.write(np.ascontiguousarray(tokens, self._dtype).data)
+            self._lists["bounds"].append(self._lists["bounds"][-1] + len(tokens))
+            self._lists["spans"] += spans
+            self._lists["span_bounds"].append(len(self._lists["spans"]))
+        entry = (first, len(found), too_long, step_tokens)
+        self._done[digest] = len(self._lists["conversations"])
+        self._lists["conversations"].append(entry)
+        self._lists["digests"].append(list(digest))
+        return entry
+
+    def _copied(self, before: Columns, at: int) -> tuple[list[tuple[NDArray[Any], Any]], int, int]:
+        first, count, too_long, step_tokens = map(int, before.conversations[at])
+        found = [(before.tokens(n), before.trained(n).tolist()) for n in range(first, first + count)]
+        return found, too_long, step_tokens
+
+
+def _conversations(view: str, example: Any) -> Iterable[Conversation]:
+    nan = float("nan")
+    if view in ("sft", "eval"):
+        reward = example["reward"]
+        messages = example["messages"]
+        steps = example.get("steps", [])
+        yield messages, example["response"], example["tools"], steps, nan if reward is None else reward
+    elif view == "kto":
+        messages, response = _behind(example["prompt"], example["completion"], example["response"])
+        yield messages, response, example["tools"], [], float(example["label"])
+    elif view == "rl":
+        for attempt in example["attempts"]:
+            yield attempt["messages"], attempt["response"], attempt["tools"], [], attempt["reward"]
+    else:
+        margin = nan if example["margin"] is None else example["margin"]
+        for half in ("chosen", "rejected"):
+            messages, response = _behind(example["prompt"], example[half], example[f"{half}_response"])
+            yield messages, response, example["tools"], [], margin
+
+
+def _behind(prompt: list[Any], answer: list[Any], response: list[int]) -> tuple[list[Any], list[int]]:
+    return [*prompt, *answer], [len(prompt) + i for i in response]
+
+
+def _before(folder: Path, view: str, max_length: int | None) -> Columns | None:
+    """The newest columns of the same view beside these, to take over from."""
+    best: Columns | None = None
+    for path in sorted(folder.glob(f"v*-{view}-*")):
+        try:
+            found = Columns.open(path, None)
+        except (ColumnsMissing, ColumnsDamaged):
+            continue
+        if found.meta.max_length == max_length and (best is None or found.meta.version > best.meta.version):
+            best = found
+    return best
+
+
+def _prune(folder: Path, view: str, split: str, options: dict[str, Any]) -> None:
+    """Keep the columns of the newest versions of this view and options."""
+    found: list[tuple[int, Path]] = []
+    for path in folder.parent.glob(f"v*-{view}-*"):
+        try:
+            meta = Columns.open(path, None).meta
+        except (ColumnsMissing, ColumnsDamaged):
+            continue
+        if (meta.split, meta.options) == (split, options):
+            found.append((meta.version, path))
+    for _, path in sorted(found, reverse=True)[KEPT_VERSIONS:]:
+        if path != folder:
+            shutil.rmtree(path, ignore_errors=True)
