@@ -34,14 +34,27 @@ __all__ = [
 Key: TypeAlias = tuple[str, str]
 """(episode_id, interaction_id)."""
 
-Decision = Literal["undecided", "selected", "rejected", "pending", "absent"]
-"""What the filter says of a row. `pending` and `absent` are both unknown: a metric that it needs has no value yet, or never will."""
+Decision = Literal["undecided", "selected", "rejected", "pending", "absent", "incomplete", "rights"]
+"""What the policy says of a row by itself. `pending` and `absent` are both unknown: a metric that the filter needs has no value yet, or
+never will. `incomplete`: a metric that the policy requires is not observed; `rights`: a use that it asks for is denied."""
 
 Drop = Literal["", "erased", "redacted", "rights"]
 """Why a row may not be used, whatever a filter says: a part was erased, redaction left a tombstone, its side of the split is denied."""
 
 Status = Literal[
-    "member", "rejected", "unknown", "pending", "leak", "split_moved", "duplicate", "erased", "redacted", "rights"
+    "member",
+    "rejected",
+    "unknown",
+    "pending",
+    "leak",
+    "split_moved",
+    "duplicate",
+    "erased",
+    "redacted",
+    "rights",
+    "near_duplicate",
+    "incomplete",
+    "expired",
 ]
 """Where a row stands in a version. Only members are in it."""
 
@@ -71,6 +84,8 @@ class RowMeta(msgspec.Struct, array_like=True, kw_only=True):
     published: bytes = b""
     """`line` as the newest version holds it; empty where the row is not in it."""
     drop: Drop = ""
+    sketch: bytes = b""
+    """See `_sketch`; empty until a policy with near-duplicates first decides about the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +144,7 @@ def absorb(
         whole = row
     content = row if whole is None else whole
     sides = before.sides if before else 0
+    twin = twin_digest(content)
     return RowMeta(
         revision=revision,
         settled=row.grade.settled,
@@ -139,12 +155,13 @@ def absorb(
         append_ms=row.provenance.append_ms,
         line=digest(row_line(content)),
         sink=sink,
-        twin=twin_digest(content),
+        twin=twin,
         exact=exact_digest(content),
         crc=zlib.crc32(record.body),
         status=before.status if before else "pending",
         published=before.published if before else b"",
         drop=_drop(row, content),
+        sketch=before.sketch if before is not None and before.twin == twin else b"",
     )
 
 

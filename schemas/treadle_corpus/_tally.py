@@ -15,7 +15,19 @@ from treadle_corpus.pass_at import pass_hat
 
 __all__ = ["Content", "Tally", "kinds_of"]
 
-_DROPS = ("rejected", "unknown", "leak", "split_moved", "duplicate", "rights", "redacted", "erased")
+_DROPS = (
+    "rejected",
+    "unknown",
+    "incomplete",
+    "leak",
+    "split_moved",
+    "duplicate",
+    "near_duplicate",
+    "rights",
+    "expired",
+    "redacted",
+    "erased",
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class Tally:
                 reasons[meta.decision] += 1
         return cls(
             rows=statuses.total(),
-            selected=statuses["member"] + statuses["leak"] + statuses["duplicate"],
+            selected=sum(statuses[s] for s in ("member", "leak", "duplicate", "near_duplicate")),
             rejected=statuses["rejected"],
             unknown={reason: reasons[reason] for reason in ("pending", "absent")},
             members=statuses["member"],

@@ -19,7 +19,7 @@ from treadle_schemas.canonical import canonical_json
 from treadle_schemas.errors import FieldError
 from treadle_schemas.records import GradedRow, row_content
 
-__all__ = ["content_hash", "digest", "exact_digest", "row_line", "sink_digest", "twin_digest"]
+__all__ = ["content_hash", "digest", "exact_digest", "normal_message", "row_line", "sink_digest", "twin_digest"]
 
 DIGEST_BYTES = 16
 """Length of the digests that rows are compared by. 128 bits: no accidental collision among 10**12 rows."""
@@ -67,10 +67,10 @@ def twin_digest(row: GradedRow) -> bytes:
     Normalised: role, text (Unicode NFKC, case folded, white space collapsed) and tool calls (name, arguments as JSON values), in order.
     Ids of messages and tool calls are left out: they differ between two recordings of the same conversation.
     """
-    return digest(canonical_json([_normal_message(m) for m in row.interaction["messages"]]))
+    return digest(canonical_json([normal_message(m) for m in row.interaction["messages"]]))
 
 
-def _normal_message(message: dict[str, Any]) -> list[Any]:
+def normal_message(message: dict[str, Any]) -> list[Any]:
     calls = message.get("tool_calls")
     return [
         message.get("role"),

@@ -37,8 +37,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     new_rows: int
     """Rows that settled for the first time since the version before, selected or not."""
     dropped: dict[str, int]
-    """Rows that are in the corpus but not in the version, by reason: rejected, unknown, leak, split_moved, duplicate, rights (its
-    side of the split is denied), redacted (only a tombstone was recorded), erased (a part of it was)."""
+    """Rows that are in the corpus but not in the version, by reason: rejected, unknown, incomplete (a required metric is not observed),
+    leak, split_moved, duplicate, near_duplicate, rights (its side of the split is denied, or a use that the policy asks for), expired (by
+    the policy's retention), redacted (only a tombstone was recorded), erased (a part of it was)."""
     unknown: dict[str, int]
     """Why the filter knew nothing of `dropped["unknown"]` rows: a metric was pending, or absent."""
     pending: int

@@ -60,6 +60,9 @@ _STATUS_CODE: Mapping[Status, int] = {
     "rights": 7,
     "redacted": 8,
     "erased": 9,
+    "near_duplicate": 10,
+    "incomplete": 11,
+    "expired": 12,
 }
 _PART_CODE = -2
 _SIDE_CODE = {"train": 0, "heldout": 1}
@@ -233,15 +236,15 @@ class CorpusWriter:
     ) -> Manifest | None:
         """Decide every row and make the next version, or return None where the content is that of the version before.
 
-        1. decide what is undecided (everything, when the selector is another one)
+        1. decide what is undecided (everything, when the selector is another one), and sketch what near-duplicates need
         2. statuses of all rows, and what changed since the version before
         3. one pass over the members: content hash, completeness
         4. commit rows and control row together, sync
         5. seal: list the files
         6. tag
         """
-        decided = self._decided(selector)  # 1
-        statuses = decide(decided, self.policy.dedupe)  # 2
+        decided = self._sketched(self._decided(selector))  # 1
+        statuses = decide(decided, self.policy, self._control.watermark_ms)  # 2
         after = {key: _with_status(meta, statuses[key]) for key, meta in decided.items()}
         added = sum(m.status == "member" and not m.published for m in after.values())
         updated = sum(m.status == "member" and m.published not in (b"", m.line) for m in after.values())
@@ -297,7 +300,7 @@ class CorpusWriter:
                 f"{self.path} belongs to a workspace {workspace!r} created at {held.workspace_created_at or '?'}; this one was "
                 f"created at {created_at or '?'} and has another log: use another path"
             )
-        if held.version and held.policy != self.policy and not replace_policy:
+        if held.version and not self.policy.follows(held.policy) and not replace_policy:
             raise PolicyMismatch(
                 f"{self.path} follows another policy ({held.policy}) than asked for ({self.policy}). "
                 "To change it for all rows from the next version on use --replace-policy, or write to another path"
@@ -314,6 +317,17 @@ class CorpusWriter:
                 if decided[key].decision != decision:
                     decided[key] = msgspec.structs.replace(decided[key], decision=decision)
         return decided
+
+    def _sketched(self, rows: dict[Key, RowMeta]) -> dict[Key, RowMeta]:
+        """`rows`, of which each that may be a near-duplicate has its sketch. One is made once for each content."""
+        if self.policy.near is None:
+            return rows
+        from treadle_corpus._sketch import is_present, sketch
+
+        missing = [k for k, m in rows.items() if m.settled and not m.drop and not is_present(m.sketch)]
+        for key, (_, row) in zip(missing, self._whole(missing), strict=True):
+            rows[key] = msgspec.structs.replace(rows[key], sketch=sketch(row.interaction["messages"]))
+        return rows
 
     def _graded(self, keys: Sequence[Key]) -> Iterator[tuple[RowMeta, GradedRow]]:
         """Rows with their bodies, in the order of `keys`. Raises CorpusDamaged."""

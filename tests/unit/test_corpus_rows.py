@@ -7,7 +7,7 @@ import json
 
 import msgspec
 import pytest
-from treadle_corpus import content_hash, row_line
+from treadle_corpus import Policy, content_hash, row_line
 from treadle_corpus._decide import decide
 from treadle_corpus._rows import GradedRecord, Key, RowMeta, absorb, decode_key, decode_meta, encode_key, encode_meta
 from treadle_corpus.hashing import twin_digest
@@ -25,7 +25,10 @@ def fold(*records: GradedRecord, decision: str = "selected") -> dict[Key, RowMet
 
 
 def statuses(*records: GradedRecord, dedupe: str = "id") -> dict[str, str]:
-    return {key[1]: status for key, status in decide(fold(*records), dedupe).items()}
+    return {
+        key[1]: status
+        for key, status in decide(fold(*records), Policy(dedupe=dedupe)).items()  # type: ignore[arg-type]
+    }
 
 
 def test_the_line_of_a_row_is_this_golden_vector() -> None:
@@ -130,7 +133,7 @@ def test_leaks_leave_before_dedupe_so_that_they_push_nobody_out() -> None:
 def test_a_leak_returns_when_its_twin_leaves() -> None:
     rows = fold(graded("h", messages=SAME, split="heldout"), graded("t", messages=SAME))
     rows[("h", "h")].decision = "rejected"
-    assert decide(rows, "id") == {("h", "h"): "rejected", ("t", "t"): "member"}
+    assert decide(rows, Policy()) == {("h", "h"): "rejected", ("t", "t"): "member"}
 
 
 @pytest.mark.parametrize(
@@ -152,9 +155,26 @@ def test_dedupe_by_id_keeps_exact_duplicates() -> None:
     assert set(statuses(graded("a", messages=SAME), graded("b", messages=SAME)).values()) == {"member"}
 
 
-def test_other_tools_are_no_exact_duplicate() -> None:
-    found = statuses(graded("a", messages=SAME), graded("b", messages=SAME, tools=[{"name": "x"}]), dedupe="exact")
-    assert set(found.values()) == {"member"}
+def test_normalised_messages_alone_tell_an_exact_duplicate_as_they_tell_a_leak() -> None:
+    loud = [{**m, "content": m["content"].upper(), "id": "m-1"} for m in SAME]
+    found = statuses(graded("a", messages=SAME), graded("b", messages=loud, tools=[{"name": "x"}]), dedupe="exact")
+    assert found == {"a": "member", "b": "duplicate"}
+
+
+@pytest.mark.parametrize(
+    ("decision", "status"),
+    [("rights", "rights"), ("incomplete", "incomplete"), ("rejected", "rejected"), ("absent", "unknown")],
+)
+def test_what_a_policy_says_of_a_row_by_itself_is_its_status(decision: str, status: str) -> None:
+    rows = {k: msgspec.structs.replace(m, decision=decision) for k, m in fold(graded("a")).items()}
+    assert set(decide(rows, Policy()).values()) == {status}
+
+
+def test_a_row_expires_by_its_append_and_comes_before_the_filter() -> None:
+    rows = fold(graded("old", append_ms=1_000), graded("new", append_ms=2_001))
+    rows = {k: msgspec.structs.replace(m, decision="rejected") for k, m in rows.items()}
+    found = decide(rows, Policy(retention_s=1.0), 3_001)
+    assert found == {("old", "old"): "expired", ("new", "new"): "rejected"}
 
 
 def call(arguments: str, call_id: str) -> list[dict[str, object]]:
