@@ -19,6 +19,7 @@ from treadle_corpus.hashing import content_hash, row_line
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
+from treadle_corpus.preview import Preview
 from treadle_corpus.reader import Corpus, CorpusRow, SplitChoice, versions
 from treadle_corpus.target import CorpusRef, parse_ref, resolve_target
 from treadle_corpus.writer import CorpusWriter, Refusal, Selector
@@ -38,6 +39,7 @@ __all__ = [
     "PartRecord",
     "Policy",
     "PolicyMismatch",
+    "Preview",
     "Refusal",
     "Selector",
     "SplitChoice",

@@ -34,11 +34,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         """The threshold where nearly equal rows count as duplicates, else None."""
         return self.threshold if self.dedupe == "near" else None
 
+    def selects_as(self, other: Policy) -> bool:
+        """Whether both select the same rows, whatever they are called."""
+        return _nameless(self) == _nameless(other)
+
     def follows(self, held: Policy | None) -> bool:
         """Whether a corpus that follows `held` goes on with this one unasked: it selects the same, or is the same stored policy changed."""
-        if held is None or (self.name and self.name == held.name):
-            return True
-        return _nameless(self) == _nameless(held)
+        return held is None or bool(self.name and self.name == held.name) or self.selects_as(held)
 
     def __str__(self) -> str:
         parts = [f"policy {self.name}"] if self.name else []

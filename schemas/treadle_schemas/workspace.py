@@ -11,6 +11,7 @@ from treadle_schemas.errors import FieldError, SettingError, shown
 from treadle_schemas.events import MAX_METRIC_NAME, OutcomeValue
 from treadle_schemas.ids import check_workspace
 from treadle_schemas.pii import PiiPolicy, RightsRule
+from treadle_schemas.snapshot_policy import SnapshotPolicy
 from treadle_schemas.split import Split
 
 __all__ = ["Credit", "Metric", "WorkspaceSettings", "default_metrics"]
@@ -120,6 +121,8 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Refuse outcomes of metrics that are not declared, instead of keeping them as they come."""
     retention_s: float = 90 * DAY_S
     """How long the join keeps the state of a row after the append of its first copy. What comes later is a dead letter."""
+    policies: tuple[SnapshotPolicy, ...] = ()
+    """Snapshot policies, each of another name. The built-in one is not among them, unless one took its place."""
 
     def metric(self, name: str) -> Metric | None:
         """The declared metric of that name, or None."""
@@ -147,4 +150,9 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
         self.pii.checked()
         for rule in self.rights:
             rule.checked()
+        for policy in self.policies:
+            policy.checked()
+        stored = [p.name for p in self.policies]
+        if len(set(stored)) < len(stored):
+            raise SettingError(f"policies: a name is there twice in {', '.join(stored)}")
         return self

@@ -22,6 +22,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "treadle_streams.snapshot.cli:snapshotter",
         "Keep making versions of a corpus; runs until stopped.",
     ),
+    "policy": (
+        "treadle_streams.snapshot.policy_cli:policy",
+        "Store, list, show and delete snapshot policies.",
+    ),
     "corpus": ("treadle_streams.snapshot.corpus_cli:corpus", "Look into corpora and export views of them."),
     "check-producer": (
         "treadle_streams.conformance.commands:check_producer",

@@ -343,7 +343,7 @@ def test_snapshot_show_and_export_by_command(log: Log, tmp_path: Path, command: 
     assert shown["pass_at_all"] == {"1": 0.5, "2": pytest.approx(1 / 6), "3": 0.0, "4": None}
     assert shown["completeness"]["reward"] == {"observed": 6, "absent": 0, "pending": 0}
     assert shown["split"] == {"train": 6, "heldout": 0}
-    assert shown["policy"] == {"filter": None, "dedupe": "id"}
+    assert (shown["policy"]["filter"], shown["policy"]["dedupe"], shown["policy"]["name"]) == (None, "id", "")
     text = command("corpus", "show", "deeplake://org/corpus@v1").stdout
     assert "pass^1 0.500" in text
     listed = json.loads(command("corpus", "list", "--json").stdout)

@@ -1,20 +1,51 @@
-"""Snapshots: from graded rows to the next version of a corpus, on demand and continuously."""
+"""Snapshots: from graded rows to the next version of a corpus, on demand and continuously, by policies that a workspace stores."""
 
-from treadle_streams.snapshot.errors import JoinBehind, LogMismatch, RegradeBehind, SnapshotError
+from treadle_streams.snapshot.dry import DryRun, dry_run
+from treadle_streams.snapshot.errors import (
+    JoinBehind,
+    LogMismatch,
+    PolicyExists,
+    PolicyMissing,
+    RegradeBehind,
+    SnapshotError,
+    TargetTaken,
+)
+from treadle_streams.snapshot.policies import (
+    delete_policy,
+    find_policy,
+    is_built_in,
+    policies_of,
+    selection,
+    store_policy,
+    target_of,
+)
 from treadle_streams.snapshot.run import DEFAULT_WAIT_S, RunReport, Snapshotter, run_snapshot
-from treadle_streams.snapshot.service import DEFAULT_EVERY_S, DEFAULT_MIN_NEW_ROWS, Trigger, serve
+from treadle_streams.snapshot.service import DEFAULT_EVERY_S, DEFAULT_MIN_NEW_ROWS, Trigger, serve, serve_policies
 
 __all__ = [
     "DEFAULT_EVERY_S",
     "DEFAULT_MIN_NEW_ROWS",
     "DEFAULT_WAIT_S",
+    "DryRun",
     "JoinBehind",
     "LogMismatch",
+    "PolicyExists",
+    "PolicyMissing",
     "RegradeBehind",
     "RunReport",
     "SnapshotError",
     "Snapshotter",
+    "TargetTaken",
     "Trigger",
+    "delete_policy",
+    "dry_run",
+    "find_policy",
+    "is_built_in",
+    "policies_of",
     "run_snapshot",
+    "selection",
     "serve",
+    "serve_policies",
+    "store_policy",
+    "target_of",
 ]

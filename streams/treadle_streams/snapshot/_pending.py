@@ -46,8 +46,9 @@ _DECODER = msgspec.json.Decoder(_Progress)
 class PendingRows:
     """The rows that `.progress` last called unsettled, up to the offsets read so far."""
 
-    def __init__(self, servers: str, workspace: WorkspaceSettings, cache: Path) -> None:
-        """Start from the cache where it is of this workspace."""
+    def __init__(self, servers: str, workspace: WorkspaceSettings, cache: Path, *, remember: bool = True) -> None:
+        """Start from the cache where it is of this workspace. Without `remember` nothing is written."""
+        self._remember = remember
         self._servers = servers
         self._workspace = workspace
         self._cache = cache
@@ -75,6 +76,8 @@ class PendingRows:
         for record in read(self._servers, name, self._workspace.partitions, start=start, until=ends):
             self._take(record)
         self._offsets.update(ends)
+        if not self._remember:
+            return
         value = _Cache(self._workspace.created_at, self._offsets, sorted(self.keys), self._graded_by)
         fresh = self._cache.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(value))

@@ -15,13 +15,15 @@ from treadle.log import Admin, Partition
 from treadle_schemas.topics import group, topic
 from treadle_schemas.workspace import WorkspaceSettings
 
-from treadle_streams.snapshot.errors import JoinBehind
+from treadle_streams.snapshot._pending import PendingRows
+from treadle_streams.snapshot.errors import JoinBehind, RegradeBehind
 
-__all__ = ["wait_for_join"]
+__all__ = ["wait_for_join", "wait_regraded"]
 
 _ROUNDS: Final = 3
 """The second one covers what the first one's interactions announced, the third what was re-keyed then; that is not re-keyed again."""
 _PAUSE_S: Final = 0.1
+_REGRADE_PAUSE_S: Final = 0.5
 _INPUTS: Final = ("interactions", "outcomes", "references")
 
 
@@ -37,6 +39,30 @@ def wait_for_join(
     reader = group(workspace.workspace, "join")
     for _ in range(_ROUNDS):
         _pass(admin, workspace.workspace, reader, admin.end_offsets(inputs), began, wait_s, tell)
+
+
+def wait_regraded(
+    admin: Admin,
+    workspace: WorkspaceSettings,
+    pending: PendingRows,
+    began: float,
+    wait_s: float,
+    tell: Callable[[str], None] | None = None,
+) -> None:
+    """Read `.progress` until its markers say that every kept row is graded by the present settings. `began` is on the monotonic clock.
+
+    Raises RegradeBehind naming the partition after `wait_s`, LogError.
+    """
+    pending.advance(admin)
+    while left := pending.ungraded(workspace.grading_version):
+        if time.monotonic() - began > wait_s:
+            raise RegradeBehind(workspace.workspace, workspace.grading_version, left[0], wait_s)
+        if tell is not None:
+            tell(
+                f"waiting for kept rows to be graded by version {workspace.grading_version}: {len(left)} partitions left"
+            )
+        time.sleep(_REGRADE_PAUSE_S)
+        pending.advance(admin)
 
 
 def _pass(

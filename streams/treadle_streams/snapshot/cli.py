@@ -5,37 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 from treadle.cli.support import DURATION, echo_json, json_option, pass_settings, workspace_of
 from treadle.settings import Settings
-from treadle_corpus import Policy, resolve_target
-from treadle_schemas.ids import check_workspace
+from treadle_corpus import Policy
 from treadle_schemas.moments import from_micros, now
+from treadle_schemas.snapshot_policy import MAIN
 
 from treadle_streams import workspaces
+from treadle_streams.snapshot._options import SELECTION, chosen, policy_from, selection_options
+from treadle_streams.snapshot.dry import dry_run
+from treadle_streams.snapshot.policies import find_policy, selection, target_of
 from treadle_streams.snapshot.run import DEFAULT_WAIT_S, RunReport, Snapshotter, run_snapshot
-from treadle_streams.snapshot.service import DEFAULT_EVERY_S, DEFAULT_MIN_NEW_ROWS, serve
+from treadle_streams.snapshot.service import DEFAULT_EVERY_S, DEFAULT_MIN_NEW_ROWS, serve, serve_policies
 
 __all__ = ["snapshot", "snapshotter"]
 
-_filter_option = click.option(
-    "--filter",
-    "filter_",
-    metavar="EXPR",
-    help="SQL condition over columns, metrics, tags.NAME, state(METRIC), now; only true selects. Default: every settled row.",
-)
-_to_option = click.option(
-    "--to",
-    "target",
-    metavar="TARGET",
-    help="A folder or deeplake://ORG/NAME. Default: TREADLE_HOME/corpora/WORKSPACE/main.",
-)
-_dedupe_option = click.option(
-    "--dedupe",
-    type=click.Choice(["id", "exact"]),
-    default="id",
-    show_default=True,
-    help="exact: of rows with equal messages and tools keep the best, inside each side of the split.",
-)
 _replace_option = click.option("--replace-policy", is_flag=True, help="Let the corpus follow this policy from now on.")
 _wait_option = click.option(
     "--wait", "wait_s", type=DURATION, default=DEFAULT_WAIT_S, show_default="5m", help="Wait so long for the join."
@@ -44,48 +29,50 @@ _wait_option = click.option(
 
 @click.command()
 @click.argument("workspace", required=False)
-@_filter_option
-@_to_option
-@_dedupe_option
+@click.option("--policy", "named", metavar="NAME", help="Run this stored policy; default: main.")
+@selection_options
 @_replace_option
 @_wait_option
+@click.option("--dry-run", "dry", is_flag=True, help="Only say how many rows would pass, and why the others do not.")
 @json_option
 @pass_settings
 def snapshot(
     settings: Settings,
+    /,
     workspace: str | None,
-    filter_: str | None,
-    target: str | None,
-    dedupe: str,
+    named: str | None,
     replace_policy: bool,
     wait_s: float,
+    dry: bool,
     as_json: bool,
+    **said: object,
 ) -> None:
     """Make the next version of a corpus from all rows that have settled by now.
 
+    The rows are those of a stored policy (see `treadle policy`), or of one that --filter and the other options say for this once.
     Waits until the join has passed the present ends of the inputs, and exits with 5 where that takes longer than --wait. A version is the
     exact fold of its offsets; where its rows would be those of the version before, none is made. Rows that have not settled are counted as
-    pending and wait for a later version.
+    pending and wait for a later version. With --dry-run nothing is written, neither here nor on Kafka.
     """
     name = workspace_of(settings, workspace)
-    label, path = _target(settings, name, target)
-    report = run_snapshot(
-        settings.bootstrap_servers,
-        name,
-        path,
-        _policy(filter_, dedupe),
-        wait_s=wait_s,
-        replace_policy=replace_policy,
-        tell=_tell,
-    )
+    policy, label, path = _chosen(settings, name, named, said)
+    servers = settings.bootstrap_servers
+    if dry:
+        found = dry_run(servers, name, path, policy, wait_s=wait_s, tell=_tell)
+        if as_json:
+            echo_json(found.to_json())
+            return
+        for line in found.lines():
+            click.echo(line)
+        return
+    report = run_snapshot(servers, name, path, policy, wait_s=wait_s, replace_policy=replace_policy, tell=_tell)
     _show(report, label, as_json)
 
 
 @click.command()
 @click.option("--workspace", metavar="WS", help="Default: TREADLE_WORKSPACE.")
-@_filter_option
-@_to_option
-@_dedupe_option
+@click.option("--policy", "names", metavar="NAME", multiple=True, help="Only this stored policy. Repeatable.")
+@selection_options
 @_replace_option
 @_wait_option
 @click.option(
@@ -93,7 +80,7 @@ def snapshot(
     type=click.IntRange(1),
     default=DEFAULT_MIN_NEW_ROWS,
     show_default=True,
-    help="Run as soon as so many new rows have settled.",
+    help="Run as soon as so many new rows have settled. Not of stored policies.",
 )
 @click.option(
     "--every",
@@ -101,28 +88,49 @@ def snapshot(
     type=DURATION,
     default=DEFAULT_EVERY_S,
     show_default="10m",
-    help="Run so long after the run before, if anything was graded since.",
+    help="Run so long after the run before, if anything was graded since. Not of stored policies.",
 )
 @json_option
 @pass_settings
 def snapshotter(
     settings: Settings,
+    /,
     workspace: str | None,
-    filter_: str | None,
-    target: str | None,
-    dedupe: str,
+    names: tuple[str, ...],
     replace_policy: bool,
     wait_s: float,
     min_new_rows: int,
     every_s: float,
     as_json: bool,
+    **said: object,
 ) -> None:
-    """Follow a workspace and keep making versions of one corpus. Runs until it is stopped; it can be killed at any time."""
+    """Follow a workspace and keep making versions of its corpora. Runs until it is stopped; it can be killed at any time.
+
+    It runs all stored policies that are not manual, the built-in `main` among them, and follows what `treadle policy` changes. With
+    --filter or another option of a policy it runs that one alone.
+    """
     name = workspace_of(settings, workspace)
-    label, path = _target(settings, name, target)
     servers = settings.bootstrap_servers
     found = workspaces.get(servers, name)
-    policy = _policy(filter_, dedupe)
+    alone = [*SELECTION, "replace_policy", "min_new_rows", "every_s"]
+    if not chosen(alone):
+        for policy_name in names:
+            find_policy(found, policy_name)
+        serve_policies(
+            servers,
+            name,
+            lambda policy: target_of(settings, name, policy)[1],
+            only=names,
+            wait_s=wait_s,
+            ran=lambda _, report: _show(report, str(report.corpus), as_json),
+            tell=_tell,
+        )
+        return
+    if names:
+        raise click.UsageError(
+            "--policy runs what is stored; leave the other options out, or change it: treadle policy create"
+        )
+    policy, label, path = _said(settings, name, said)
     with Snapshotter(servers, found, path, policy, replace_policy=replace_policy, tell=_tell) as opened:
         click.echo(f"{now()} following {name} into {label} ({policy})", err=True)
         serve(
@@ -137,18 +145,20 @@ def snapshotter(
         )
 
 
-def _target(settings: Settings, workspace: str, target: str | None) -> tuple[str, Path]:
-    """How the corpus is called in messages, and where it lies."""
-    path = settings.home / "corpora" / check_workspace(workspace) / "main"
-    if target is None:
-        return str(path), path
-    return target, resolve_target(target, settings.corpus_root)
+def _chosen(settings: Settings, workspace: str, named: str | None, said: dict[str, object]) -> tuple[Policy, str, Path]:
+    """The policy of a run, how its corpus is called in messages, and where it lies."""
+    if chosen(SELECTION):
+        if named is not None:
+            raise click.UsageError("say either --policy, or the policy itself by --filter and the other options")
+        return _said(settings, workspace, said)
+    stored = find_policy(workspaces.get(settings.bootstrap_servers, workspace), named or MAIN)
+    return selection(stored), *target_of(settings, workspace, stored)
 
 
-def _policy(filter_: str | None, dedupe: str) -> Policy:
-    return Policy(
-        filter=filter_.strip() if filter_ is not None else None, dedupe="exact" if dedupe == "exact" else "id"
-    )
+def _said(settings: Settings, workspace: str, said: dict[str, object]) -> tuple[Policy, str, Path]:
+    """A policy for this once. It has no name: only the one that is stored may change what a corpus follows."""
+    policy = policy_from(MAIN, said)
+    return msgspec.structs.replace(selection(policy), name=""), *target_of(settings, workspace, policy)
 
 
 def _tell(text: str) -> None:
@@ -175,9 +185,9 @@ def _line(report: RunReport, label: str) -> str:
         f"pending {report.pending:,}",
     ]
     parts += [
-        f"{reason} {tally.dropped[reason]:,}"
-        for reason in ("leak", "split_moved", "duplicate", "rights", "redacted", "erased")
-        if tally.dropped.get(reason)
+        f"{reason} {count:,}"
+        for reason, count in tally.dropped.items()
+        if count and reason not in ("rejected", "unknown")
     ]
     if report.refused:
         parts.append(f"dead letters {report.refused:,}")

@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from treadle.log import Admin, Record, read
-from treadle_corpus import (
-    CorpusWriter,
-    GradedRecord,
-    Manifest,
-    PartRecord,
-    Policy,
-    Refusal,
-    Tally,
-    read_parts,
-    read_record,
-)
-from treadle_schemas.codec import GRADED, PART, REGRADED, header_map
-from treadle_schemas.errors import FieldError
+from treadle.log import Admin, Record
+from treadle_corpus import CorpusWriter, Manifest, Policy, Refusal, Tally
 from treadle_schemas.moments import from_micros, now
-from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams import filter as filters
 from treadle_streams import workspaces
 from treadle_streams.snapshot._announce import announce, announce_if_missing
+from treadle_streams.snapshot._graded import BATCH_RECORDS, batches, decoded, graded_ends
 from treadle_streams.snapshot._pending import PendingRows
 from treadle_streams.snapshot._refused import send_dead_letters
-from treadle_streams.snapshot._rounds import wait_for_join
-from treadle_streams.snapshot.errors import LogMismatch, RegradeBehind
+from treadle_streams.snapshot._rounds import wait_for_join, wait_regraded
+from treadle_streams.snapshot._selector import PolicySelector
 
 __all__ = ["DEFAULT_WAIT_S", "RunReport", "Snapshotter", "run_snapshot"]
 
 DEFAULT_WAIT_S: Final = 300.0
 """How long a run waits for the join."""
-_PAUSE_S: Final = 0.5
-_BATCH_RECORDS: Final = 2000
-_BATCH_BYTES: Final = 64 * 1024 * 1024
-"""A batch is one commit: 16 KB of log and 11 files, whatever it holds. Bounded by bytes, since rows may be megabytes."""
+_BATCH_RECORDS: Final = BATCH_RECORDS
 
 Tell = Callable[[str], None]
 
@@ -160,15 +145,11 @@ class Snapshotter:
         self._workspace = workspaces.get(self._servers, self._workspace.workspace)  # it may be graded otherwise by now
         began = time.monotonic()
         wait_for_join(admin, self._workspace, wait_s, self._tell)  # 1
-        self._pending.advance(admin)  # 2
-        self._wait_regraded(admin, began + wait_s, wait_s)
-        refused = self._fold(self._graded_ends(admin))  # 3
+        wait_regraded(admin, self._workspace, self._pending, began, wait_s, self._tell)  # 2
+        refused = self._fold(graded_ends(admin, self._workspace, self.writer.offsets, self.writer.path))  # 3
         pending = self._pending.count(self.writer.settled, self.writer.unsettled())
-        selector = filters.compile(
-            self.writer.policy.filter,
-            filters.metric_types(self._workspace, self.writer.metric_kinds),
-            self.writer.watermark_ms,
-        )
+        metrics = filters.metric_types(self._workspace, self.writer.metric_kinds)
+        selector = PolicySelector(self.writer.policy, metrics, self.writer.watermark_ms)
         made = self.writer.finish(  # 4
             selector, pending=pending, code_version=_code_version(), created_at=now()
         )
@@ -188,46 +169,16 @@ class Snapshotter:
             manifest=newest,
         )
 
-    def _wait_regraded(self, admin: Admin, deadline: float, wait_s: float) -> None:
-        version = self._workspace.grading_version
-        while left := self._pending.ungraded(version):
-            if time.monotonic() > deadline:
-                raise RegradeBehind(self._workspace.workspace, version, left[0], wait_s)
-            if self._tell is not None:
-                self._tell(f"waiting for kept rows to be graded by version {version}: {len(left)} partitions left")
-            time.sleep(_PAUSE_S)
-            self._pending.advance(admin)
-
     def _announce_newest(self) -> None:
         newest = self.writer.manifest
         if newest is not None and newest.version != self._announced:
             announce_if_missing(self._servers, self.writer.path, newest)
             self._announced = newest.version
 
-    def _graded_ends(self, admin: Admin) -> dict[int, int]:
-        """Where `.graded` ends. Raises LogMismatch where that does not go with the corpus' offsets."""
-        name = topic(self._workspace.workspace, "graded")
-        partitions = [(name, p) for p in range(self._workspace.partitions)]
-        ends, starts = admin.end_offsets(partitions), admin.start_offsets(partitions)
-        for (_, partition), end in ends.items():
-            held = self.writer.offsets.get(partition)
-            if held is not None and end < held:
-                raise LogMismatch(
-                    f"{name}[{partition}] ends at offset {end}, but {self.writer.path} folded it up to {held}: the log lost "
-                    "records, or is another one. Write to another path"
-                )
-            first = starts[name, partition]
-            if first > (held or 0):
-                raise LogMismatch(
-                    f"{name}[{partition}] begins at offset {first}, but {self.writer.path} needs it from {held or 0} on: graded rows "
-                    "are gone, so no version can be the exact fold of it. `.graded` must keep everything (retention.ms=-1)"
-                )
-        return {partition: end for (_, partition), end in ends.items()}
-
     def _fold(self, ends: dict[int, int]) -> int:
         """Fold up to `ends`; how many records were refused."""
         refused = 0
-        for batch, offsets in self._batches(ends):
+        for batch, offsets in batches(self._servers, self._workspace, self.writer.offsets, ends, _BATCH_RECORDS):
             refused += self._apply(batch, offsets)
             if self._tell is not None:
                 self._tell(f"folded {sum(offsets.values())} of {sum(ends.values())} offsets of .graded")
@@ -235,44 +186,18 @@ class Snapshotter:
         self.writer.apply([], ends, 0)
         return refused
 
-    def _batches(self, ends: dict[int, int]) -> Iterator[tuple[list[Record], dict[int, int]]]:
-        start = self.writer.offsets
-        offsets = dict(start)
-        batch: list[Record] = []
-        size = 0
-        name = topic(self._workspace.workspace, "graded")
-        for record in read(self._servers, name, self._workspace.partitions, start=start, until=ends):
-            batch.append(record)
-            size += len(record.value or b"")
-            offsets[record.partition] = record.offset + 1
-            if len(batch) >= _BATCH_RECORDS or size >= _BATCH_BYTES:
-                yield batch, offsets
-                batch, size = [], 0
-        if batch:
-            yield batch, offsets
-
     def _apply(self, batch: list[Record], offsets: dict[int, int]) -> int:
-        good: list[Record] = []
-        decoded: list[GradedRecord | PartRecord] = []
-        bad: list[tuple[Record, str, str]] = []
-        for record in batch:
-            try:
-                taken = _decode(record)
-                if taken is not None:
-                    decoded.append(taken)
-                    good.append(record)
-            except FieldError as err:
-                bad.append((record, "malformed", str(err)))
-        count = len(bad)
+        found = decoded(batch)
+        count = len(found.bad)
 
         def refuse(refusals: list[Refusal]) -> None:
             nonlocal count
             count += len(refusals)
-            found = [(good[r.position], "conflict", r.problem) for r in refusals]
-            send_dead_letters(self._servers, self._workspace.workspace, found)
+            conflicts = [(found.good[r.position], "conflict", r.problem) for r in refusals]
+            send_dead_letters(self._servers, self._workspace.workspace, conflicts)
 
-        send_dead_letters(self._servers, self._workspace.workspace, bad)
-        self.writer.apply(decoded, offsets, max((r.timestamp_ms for r in batch), default=0), refuse)
+        send_dead_letters(self._servers, self._workspace.workspace, found.bad)
+        self.writer.apply(found.values, offsets, max((r.timestamp_ms for r in batch), default=0), refuse)
         return count
 
 
@@ -293,20 +218,6 @@ def run_snapshot(
     settings = workspaces.get(servers, workspace)
     with Snapshotter(servers, settings, corpus, policy, replace_policy=replace_policy, tell=tell) as snapshotter:
         return snapshotter.run(wait_s)
-
-
-def _decode(record: Record) -> GradedRecord | PartRecord | None:
-    """What the corpus takes of a record; None: nothing."""
-    found = header_map(record.headers).get("ce_type")
-    if record.value is None:
-        raise FieldError("$", "is null")
-    if found == PART.encode():
-        return read_parts(record.value)
-    if found == REGRADED.encode():
-        return None
-    if found != GRADED.encode():
-        raise FieldError("headers.ce_type", f"is {found!r}, neither {GRADED} nor {PART}")
-    return read_record(record.value)
 
 
 def _code_version() -> str:
