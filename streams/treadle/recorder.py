@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 from urllib.parse import quote
 
 from treadle_schemas.canonical import loads
@@ -29,6 +29,9 @@ from treadle._scopes import Scopes
 from treadle._scopes import load as load_scopes
 from treadle.errors import NotDelivered, RecorderClosed
 from treadle.settings import Settings
+
+if TYPE_CHECKING:
+    from treadle.recall import Hit
 
 __all__ = ["Moment", "Recorder"]
 
@@ -124,6 +127,7 @@ class Recorder(Scopes, Reporting):
             self._ledger.complain("recorder unusable", err)
             if self._raises():
                 raise
+        self._settings = loaded
         self._delivery: Delivery = sink or self._make_delivery(loaded, settings, bootstrap_servers, durable, spool_dir)
         self._buffer = Buffer(self._deliver_buffered, self._complain) if buffered else None
         # detectors compile many patterns: that is the first recorder's time, not the import's
@@ -239,6 +243,25 @@ class Recorder(Scopes, Reporting):
         except Exception as err:  # the host's work goes on whatever its payload does to us
             self._refuse(err)
         return handle
+
+    def recall(self, query: str, n: int = 5, filter: str | None = None) -> list[Hit]:
+        """What was done before in this workspace that is like `query` (plain words), best first, each with its grade at this moment.
+
+        `filter` is a condition as of snapshots: `reward > 0.5 AND agent = 'desk'`. Reads the index that `treadle indexer` keeps on this
+        machine; needs the extra `recall`. What goes wrong is logged, and the answer is empty, except under pytest or with
+        `raise_errors=True`: then MissingExtra, IndexMissing, FilterError. See docs/recall.md.
+        """
+        try:
+            if self._unusable is not None:
+                raise self._unusable
+            return importlib.import_module("treadle.recall").recall(  # type: ignore[no-any-return]
+                query, n, filter, workspace=self.workspace, settings=self._settings
+            )
+        except Exception as err:
+            if self._raises():
+                raise
+            self._ledger.complain(f"recall failed, {type(err).__name__}", err)
+            return []
 
     def flush(self, timeout_s: float = 10.0) -> int:
         """Wait at most `timeout_s` until Kafka has everything; how many events it has not (they stay in the spool). Under pytest, raises

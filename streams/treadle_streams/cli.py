@@ -33,5 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "grader": ("treadle_streams.grader.cli:grader", "Judge interactions; verdicts are outcomes."),
     "ingest": ("treadle_streams.ingest.commands:ingest", "Receive events over HTTP; runs until stopped."),
+    "indexer": ("treadle_streams.live.cli:indexer", "Keep the live index for recall up to date; runs until stopped."),
+    "recall": ("treadle_streams.live.cli:recall", "Find what agents did before, with its grade."),
     "import": ("treadle_streams.importing.commands:import_", "Bring logs into a workspace; safe to repeat."),
 }
