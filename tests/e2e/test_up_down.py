@@ -92,7 +92,9 @@ def test_the_wheel_comes_up_heals_tells_how_it_is_and_goes_down_without_a_trace(
     eventually(lambda: lively(home.look()))
     found = json.loads(home.run("status", "--json"))
     assert (found["ok"], found["problems"]) == (True, [])
-    assert {p["name"] for p in found["processes"]} == {"worker-shop", "snapshotter-shop", "trainer", "guard"}
+    assert {p["name"] for p in found["processes"]} == {
+        *("worker-shop", "snapshotter-shop", "indexer-shop", "trainer", "guard"),
+    }
     (view,) = found["workspaces"]
     assert (view["captured"], view["settled"], view["pending"], view["lag"]) == (ROWS, ROWS, 0, 0)
     assert (view["corrections"], view["dead_letters"]) == (0, 0)
@@ -118,6 +120,7 @@ def test_the_wheel_comes_up_heals_tells_how_it_is_and_goes_down_without_a_trace(
     running = home.processes()
     assert len(running) >= 6, running
     assert home.run("down").split(": ")[1].split() == [
+        "indexer-shop,",
         "snapshotter-shop,",
         "worker-shop,",
         "guard,",

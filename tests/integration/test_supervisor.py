@@ -43,7 +43,7 @@ FAMILY = (
 BROKEN = (sys.executable, "-c", "raise SystemExit('broken on purpose')")
 
 # the command line takes these names; only the guard is light, and it serves no workspace of another test
-ONLY_GUARD = ("--no-worker", "--no-snapshotter", "--no-trainer")
+ONLY_GUARD = ("--no-worker", "--no-snapshotter", "--no-indexer", "--no-trainer")
 
 
 def eventually(what: Callable[[], Any], timeout_s: float = 20.0) -> Any:

@@ -72,13 +72,24 @@ def test_the_public_names_are_all_there() -> None:
     assert all(hasattr(supervisor, name) for name in supervisor.__all__)
 
 
-def test_worker_and_snapshotter_are_one_process_a_workspace_trainer_and_guard_one_in_all(tmp_path: Path) -> None:
+def test_worker_snapshotter_and_indexer_are_one_process_a_workspace_trainer_and_guard_one_in_all(
+    tmp_path: Path,
+) -> None:
     big = Listed(2, "")
     named = [spec.name for spec in plan(settings(tmp_path), PARTS, {"b": big, "a": big})]
-    assert named == ["worker-a", "worker-b", "snapshotter-a", "snapshotter-b", "trainer", "guard"]
+    assert named == [
+        *("worker-a", "worker-b", "snapshotter-a", "snapshotter-b", "indexer-a", "indexer-b"),
+        *("trainer", "guard"),
+    ]
     assert [spec.name for spec in plan(settings(tmp_path), PARTS, {})] == ["trainer", "guard"]
     only = plan(settings(tmp_path), ["worker"], {"a": big})
     assert [spec.argv for spec in only] == [(sys.executable, "-P", "-m", "treadle", "worker", "--workspace", "a")]
+
+
+def test_there_is_no_indexer_where_its_extra_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("treadle_streams.supervisor._plan.find_spec", {}.get)
+    named = [spec.name for spec in plan(settings(tmp_path), PARTS, {"a": Listed(2, "")})]
+    assert named == ["worker-a", "snapshotter-a", "trainer", "guard"]
 
 
 def test_small_workspaces_share_one_worker_process(tmp_path: Path) -> None:

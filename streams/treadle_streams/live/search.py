@@ -7,6 +7,7 @@ Buettcher: Reciprocal Rank Fusion, SIGIR 2009).
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -228,7 +229,7 @@ class Recall:
     def _filter(self, text: str | None) -> filters.Filter:
         assert self._rows is not None
         types = filters.metric_types(self._settings, self._rows.metrics())
-        now_ms = int(time.time()) * 1000
+        now_ms = math.ceil(time.time()) * 1000
         # a filter that asks for the time is compiled once a second, any other once
         stamp = now_ms if text is not None and "now" in text.lower() else 0
         key = (text, tuple(sorted(types.items())), stamp)

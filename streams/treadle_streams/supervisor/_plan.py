@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Final
 
 from treadle.settings import Settings
@@ -13,24 +14,27 @@ from treadle_streams.workspaces import Listed
 
 __all__ = ["PARTS", "POOL", "environment", "plan"]
 
-PARTS: Final = ("worker", "snapshotter", "trainer", "guard")
+PARTS: Final = ("worker", "snapshotter", "indexer", "trainer", "guard")
 """In the order of starting: each feeds the next."""
 
 POOL: Final = "workers"
 """The process that joins all small workspaces."""
 
-_BY_WORKSPACE: Final = ("worker", "snapshotter")
+_BY_WORKSPACE: Final = ("worker", "snapshotter", "indexer")
 """These are one process a workspace, `worker-WORKSPACE`: one that fails shows with its own reason and takes no other down.
 The workers of small workspaces are the exception: one process, `workers`, joins them all. Trainer and guard are one process each, since a
 machine's device is for one job at a time; they find their workspaces in the registry."""
 
-_STOP_S: Final = {"worker": 20.0, "snapshotter": 10.0, "trainer": 20.0, "guard": 10.0}
+_NEEDS: Final = {"indexer": "tantivy"}
+"""Parts of the plan that run only where a package is installed: it belongs to an extra of its own."""
+
+_STOP_S: Final = {"worker": 20.0, "snapshotter": 10.0, "indexer": 10.0, "trainer": 20.0, "guard": 10.0}
 """The worker leaves its group in order, the trainer ends a running job; the others are quick."""
 
 
 def plan(settings: Settings, parts: Iterable[str], workspaces: Mapping[str, Listed]) -> list[ProcessSpec]:
     """The processes for these workspaces, in the order of starting."""
-    chosen = set(parts)
+    chosen = {part for part in parts if part not in _NEEDS or find_spec(_NEEDS[part]) is not None}
     return [spec for part in PARTS if part in chosen for spec in _processes(settings, part, workspaces)]
 
 

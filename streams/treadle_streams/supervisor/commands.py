@@ -29,6 +29,7 @@ _ILL = ("restarting", "failing")
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops everything.")
 @click.option("--no-worker", is_flag=True, help="Without the join.")
 @click.option("--no-snapshotter", is_flag=True, help="Without corpus versions.")
+@click.option("--no-indexer", is_flag=True, help="Without the live index for recall.")
 @click.option("--no-trainer", is_flag=True, help="Without training.")
 @click.option("--no-guard", is_flag=True, help="Without the live guard.")
 @json_option
@@ -38,17 +39,25 @@ def up(
     foreground: bool,
     no_worker: bool,
     no_snapshotter: bool,
+    no_indexer: bool,
     no_trainer: bool,
     no_guard: bool,
     as_json: bool,
 ) -> int:
-    """Start the wheel on this machine: broker, and for every workspace worker, snapshotter, trainer, guard.
+    """Start the wheel on this machine: broker, and for every workspace worker, snapshotter, trainer, guard, and
+    where the extra `recall` is installed the live index.
 
     They are supervised: what ends is started again, and new workspaces are served as they appear. Uses the Kafka that
     TREADLE_BOOTSTRAP_SERVERS names, else starts one of its own. Repeating it is safe. Exit codes: 0 everything runs, 1 something does not
     (it is tried again and again; `treadle status` shows it), 5 no broker.
     """
-    left_out = {"worker": no_worker, "snapshotter": no_snapshotter, "trainer": no_trainer, "guard": no_guard}
+    left_out = {
+        "worker": no_worker,
+        "snapshotter": no_snapshotter,
+        "indexer": no_indexer,
+        "trainer": no_trainer,
+        "guard": no_guard,
+    }
     parts = tuple(part for part in PARTS if not left_out[part])
     if foreground:
         return _foreground(settings, parts)
