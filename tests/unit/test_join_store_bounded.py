@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from pathlib import Path
@@ -11,6 +12,7 @@ from rocksdict import AccessType, Options, Rdict
 from treadle_schemas import Metric, WorkspaceSettings, codec
 from treadle_schemas.moments import from_micros
 from treadle_streams.join import END_MARGIN_MS, INPUTS, Arrival, Grading, Meta, plan
+from treadle_streams.join.memory import MemoryPartition
 from treadle_streams.worker._store import PartitionStore
 
 T0_MS = 1_700_000_000_000
@@ -81,3 +83,16 @@ def test_ended_rows_leave_the_disk_by_rocksdbs_own_compaction(tmp_path: Path) ->
     assert len(kept) == meta.counts["captured"]
     assert largest < written / 2, f"{largest} bytes at most, of {written} written"
     db.close()
+
+
+def test_a_planned_batch_leaves_nothing_to_the_garbage_collector() -> None:
+    batch = [arrival(n, T0_MS, random.Random(1)) for n in range(50)]
+    store = MemoryPartition(GRADING)
+    plan(0, Meta(), store, batch, GRADING, graded_at="")  # decoders and the like are made once
+    gc.collect()
+    gc.disable()
+    try:
+        plan(0, Meta(), store, batch, GRADING, graded_at="")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -84,6 +84,10 @@ class Batch:
         self._known = False
         """Had the lost state taken the present event in? Then what it has to say is on the log."""
 
+    def close(self) -> None:
+        """Let go of what refers back to it. Else all records of the batch wait for a garbage collection."""
+        del self._by_name
+
     def take(self, arrivals: Iterable[Arrival]) -> None:
         """Fold everything that arrived into rows, import states and dead letters."""
         events = []

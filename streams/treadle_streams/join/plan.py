@@ -58,4 +58,5 @@ def plan(
     out.empty = (
         not (out.puts or out.deletes or out.drop_index or out.outputs) and m.offsets == known and m.grading_at == graded
     )
+    batch.close()
     return out

@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["BATCH_OBJECTS", "POOL_OBJECTS", "collect_seldom", "keep_memory"]
 
 BATCH_OBJECTS: Final = 1_000_000
-"""More than a batch makes. Batches die by reference counts before that many are alive; walking live ones took 30 % of the lane's time."""
+"""More than a batch makes: batches die by reference counts, and walking live ones took 30 % of the lane's time."""
 POOL_OBJECTS: Final = 200_000
 """Many small workspaces: small batches, and more of Faust's own cycles."""
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
