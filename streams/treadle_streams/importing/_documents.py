@@ -1,4 +1,4 @@
-"""Exports as files: JSON lines, or one JSON document, which many products write too. Pure but for reading the file."""
+"""Exports as files: JSON lines, one JSON document, which many products write too, or Parquet. Pure but for reading the file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from treadle_schemas.errors import ContractError
 
 from treadle_streams.importing._lines import BadLine, Lines
 
-__all__ = ["Documents", "Source"]
+__all__ = ["JSON_COLUMNS", "Documents", "Source"]
 
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024 * 1024
 """Largest file that is one JSON document; it is read whole. JSON lines have no such bound."""
 MAX_EXPORT_LINE_BYTES: Final = 256 * 1024 * 1024
 """Longest line: a line of the collector holds a whole batch of spans."""
+JSON_COLUMNS: Final = b"treadle.json"
+"""Key of a Parquet file's metadata that names the columns whose texts are JSON."""
+PARQUET_ROWS: Final = 256
 _SPACE: Final = " \t\r\n"
 
 
@@ -42,6 +45,9 @@ class Documents:
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
         """(line number, the object or what is wrong with it). Raises OSError."""
         self.bytes_read = 0
+        if self.path.suffix == ".parquet":
+            yield from self._table()
+            return
         if not self._is_one_document():
             self._lines.bytes_read = 0
             for found in self._lines:
@@ -61,6 +67,34 @@ class Documents:
     def bad(self, number: int, reason: object) -> BadLine:
         """A bad line of this file."""
         return self._lines.bad(number, reason)
+
+    def _table(self) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+        """The rows of a Parquet file. Columns that an export wrote as JSON come back as what they were."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        size, number = self.path.stat().st_size, 0
+        try:
+            with pq.ParquetFile(self.path) as file:
+                packed = (file.schema_arrow.metadata or {}).get(JSON_COLUMNS, b"").decode().split(",")
+                rows = max(file.metadata.num_rows, 1)
+                for batch in file.iter_batches(PARQUET_ROWS):
+                    for row in batch.to_pylist():
+                        number += 1
+                        self.bytes_read = size * number // rows
+                        yield number, self._unpacked(row, packed, number)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
+            yield number + 1, self.bad(number + 1, f"$: no Parquet file: {err}")
+        self.bytes_read = size
+
+    def _unpacked(self, row: dict[str, Any], packed: list[str], number: int) -> dict[str, Any] | BadLine:
+        try:
+            return {
+                name: loads(value) if name in packed and isinstance(value, str) else value
+                for name, value in row.items()
+            }
+        except ContractError as err:
+            return self.bad(number, err)
 
     def _is_one_document(self) -> bool:
         """Whether the file is an array, or an object that does not end on its first line."""

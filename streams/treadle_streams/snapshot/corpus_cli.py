@@ -12,7 +12,7 @@ from treadle.settings import Settings
 from treadle_corpus import Corpus, CorpusError, Manifest, parse_ref, versions
 from treadle_schemas.codec import to_json
 
-from treadle_streams.snapshot.export_cli import export
+from treadle_streams.exporting.commands import export
 
 __all__ = ["corpus"]
 

@@ -27,6 +27,7 @@ from treadle_streams.importing.formats.langsmith import langsmith
 from treadle_streams.importing.formats.openai import openai
 from treadle_streams.importing.formats.otlp import otlp
 from treadle_streams.importing.formats.phoenix import phoenix
+from treadle_streams.importing.formats.treadle import treadle
 
 __all__ = [
     "FORMATS",
@@ -51,4 +52,5 @@ FORMATS: Final[dict[str, Format]] = {
     "openai": openai,
     "otlp": otlp,
     "phoenix": phoenix,
+    "treadle": treadle,
 }

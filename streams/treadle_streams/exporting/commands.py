@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 from treadle.cli.support import echo_json, json_option, pass_settings
 from treadle.settings import Settings
 from treadle_corpus import Corpus, SplitChoice, parse_ref
-from treadle_corpus.views import VIEWS, View, every_row, jsonl, repetition
+from treadle_corpus.forms import FORMS, convert
+from treadle_corpus.views import VIEWS, View, every_row, repetition
+
+from treadle_streams.exporting._files import write_lines
 
 __all__ = ["export"]
 
@@ -32,27 +33,56 @@ __all__ = ["export"]
 @click.option("--margin", type=click.FloatRange(min=0), help="dpo, reward: least difference of rewards.")
 @click.option("--cap", type=click.IntRange(min=0), help="dpo, reward: most pairs a task by reward; 0: no cap.")
 @click.option("--min-attempts", type=click.IntRange(min=1), help="rl: fewest attempts of a group; default: 2.")
-@click.option("--out", metavar="FILE", default="-", show_default=True, help="JSON lines; - is stdout.")
+@click.option(
+    "--form",
+    type=click.Choice(["treadle", *sorted(FORMS)]),
+    default="treadle",
+    show_default=True,
+    help="Whose lines to write; treadle's own say everything.",
+)
+@click.option(
+    "--loose", is_flag=True, help="With --form: also what the form can only say by training on more than was marked."
+)
+@click.option(
+    "--out",
+    metavar="FILE",
+    default="-",
+    show_default=True,
+    help="JSON lines, or Parquet if it ends with .parquet; - is stdout.",
+)
 @json_option
 @pass_settings
-def export(settings: Settings, /, ref: str, view: str, out: str, as_json: bool, **given: Any) -> None:
-    """Write a view of a version as JSON lines, in the same order each time.
+def export(
+    settings: Settings, /, ref: str, view: str, form: str, loose: bool, out: str, as_json: bool, **given: Any
+) -> None:
+    """Write a view of a version, in the same order each time.
 
     sft: trajectories, with the messages to train on. dpo, reward: pairs of answers to one task. kto: answers that were good or not. rl:
     the attempts at each task. eval: logged trajectories with their metrics. "response" lists the messages to train on; the others are
     context. Rows that are in no example are counted by reason. With --json the counts go to stdout.
+
+    --form writes what another trainer reads. What it cannot say exactly is left out and counted, unless --loose is given.
     """
     if out == "-" and as_json:
         raise click.UsageError("--json prints a summary on stdout; give --out FILE for the lines")
     options = _options(view, given)
+    if form != "treadle" and view not in FORMS[form]:
+        raise click.UsageError(f"--form {form} has no form of {view}; it has {', '.join(sorted(FORMS[form]))}")
+    if loose and form == "treadle":
+        raise click.UsageError("--loose is for the forms of others: treadle's own lines say exactly what is trained on")
     found = Corpus.open(parse_ref(ref, settings.corpus_root))
     made = VIEWS[view](found.rows(options["split"]), **options)
-    _write(jsonl(made), out)
+    lines, unsaid = made.examples, {}
+    if form != "treadle":
+        converted = convert(form, view, made, loose=loose)
+        lines, unsaid = converted.lines, dict(converted.left_out)
+    write_lines(lines, out, nested=form != "treadle")
     if as_json:
-        echo_json({"corpus": str(found.path), "version": found.version, "out": out, **_counts(made)})
+        place = {"corpus": str(found.path), "version": found.version, "out": out}
+        echo_json({**place, **_counts(made), "form": form, "lines": len(lines), "unsaid": unsaid})
         return
     click.echo(f"{found}: {len(made):,} {view} examples from split {made.split}", err=True)
-    for line in _account(made):
+    for line in _account(made, unsaid):
         click.echo(line, err=True)
 
 
@@ -93,26 +123,13 @@ def _counts(made: View[Any]) -> dict[str, Any]:
     return {**counts, "repetition": round(repetition(made), 3)} if made.name == "sft" else counts
 
 
-def _account(made: View[Any]) -> Iterator[str]:
-    for title, counted in (("rows dropped", made.dropped), ("left out", made.left_out)):
+def _account(made: View[Any], unsaid: dict[str, int]) -> Iterator[str]:
+    for title, counted in (
+        ("rows dropped", made.dropped),
+        ("left out", made.left_out),
+        ("examples that the form cannot say", unsaid),
+    ):
         if counted:
             yield f"  {title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counted.items())
     if made.name == "sft" and (ratio := repetition(made)) > 1:
         yield f"  the steps held {ratio:.1f} times the messages of these sequences"
-
-
-def _write(lines: Iterator[bytes], out: str) -> None:
-    """Write all lines, to a file only as a whole."""
-    if out == "-":
-        for line in lines:
-            sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
-        return
-    path = Path(out)
-    fresh = path.with_name(path.name + ".part")
-    try:
-        with fresh.open("wb") as file:
-            file.writelines(lines)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
