@@ -93,6 +93,7 @@ def test_everything_public_is_exported() -> None:
         assert getattr(treadle_corpus, name) is not None
     for module in (
         "errors",
+        "forms",
         "hashing",
         "manifest",
         "pass_at",
