@@ -145,7 +145,7 @@ BAD: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD, ids=str)
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: ",".join(bad))
 def test_what_cannot_be_recorded_never_hurts_the_host(bad: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     sink = treadle.MemorySink()
     recorder = treadle.Recorder("shop", sink=sink, raise_errors=False)
