@@ -151,6 +151,19 @@ def test_what_no_template_can_mask_is_refused(tokenizer: Any, monkeypatch: pytes
         identify(tokenizer)
 
 
+@pytest.mark.parametrize("template", [MARKED, PLAIN], ids=["marked", "plain"])
+def test_text_in_parts_is_text_where_the_template_knows_no_parts(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    parts = [{"type": "text", "text": "où est-il?"}, {"type": "text", "text": " 🙂"}]
+    plain: Conversation = [{"role": "user", "content": "où est-il? 🙂"}, {"role": "assistant", "content": "here"}]
+    assert encode(tokenizer, [{"role": "user", "content": parts}, plain[1]], [1]) == encode(tokenizer, plain, [1])
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    with pytest.raises(TemplateRefused, match="knows text only, and message 0 has parts of other kinds"):
+        encode(tokenizer, [{"role": "user", "content": picture}, plain[1]], [1])
+
+
 def test_the_identity_is_that_of_tokenizer_and_template_and_of_nothing_else(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

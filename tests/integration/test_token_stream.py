@@ -176,6 +176,14 @@ def test_columns_of_another_tokenizer_or_template_are_refused(
     assert beside.path.parent != columns.path.parent
 
 
+def test_examples_with_images_are_counted_and_have_no_tokens(tmp_path: Path, tokenizer: Any) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    shown = [{"role": "user", "content": [picture]}, {"role": "assistant", "content": "a cat"}]
+    corpus = write(tmp_path / "c", [graded("a", messages=talk("x")), graded("b", messages=shown)])
+    made = build(corpus, tokenizer, "sft")
+    assert (len(made), made.meta.images) == (1, 1)
+
+
 def test_damage_is_found_and_made_good(tmp_path: Path, tokenizer: Any) -> None:
     corpus = write(tmp_path / "c", rows(8))
     made = build(corpus, tokenizer, "sft")

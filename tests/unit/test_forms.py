@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -134,6 +135,54 @@ def test_prompts_for_rl_are_the_different_questions_of_a_task() -> None:
     silent = [row(n, SYSTEM, say(n), reward=1.0) for n in "xy"]
     for form in ("trl", "verl", "openai"):
         assert convert(form, "rl", rl(silent)).left_out == {"no_question": 1}
+
+
+# -- images ------------------------------------------------------------------------------------------------------------------
+
+PIXEL = b"\x89PNG pixels"
+
+
+def shown(url: str = "data:image/png;base64," + base64.b64encode(PIXEL).decode()) -> dict[str, Any]:
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is it"}]
+    return {"role": "user", "content": parts}
+
+
+def test_images_become_a_column_and_placeholders() -> None:
+    rows = [row("a", shown(), say("a cat"), shown(), say("the same cat")), row("b", ASK, say("text only"))]
+    lines = convert("trl", "sft", sft(rows)).lines
+    placed = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it"}]}
+    cat = {"role": "assistant", "content": [{"type": "text", "text": "a cat"}]}
+    same = {"role": "assistant", "content": [{"type": "text", "text": "the same cat"}]}
+    # TRL masks no assistant turns beside images: a line has one run of answers
+    assert [(line["prompt"], line["completion"], line["images"]) for line in lines[:2]] == [
+        ([placed], [cat], [PIXEL]),
+        ([placed, cat, placed], [same], [PIXEL, PIXEL]),
+    ]
+    assert lines[2]["images"] == []
+    assert lines[2]["prompt"] == [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
+    assert all("images" not in line for line in convert("trl", "sft", sft(rows[1:])).lines)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([shown("https://example.org/cat.png"), say("a cat")], "remote_image"),
+        ([shown("[IMAGE]"), say("a cat")], "broken_image"),
+        ([shown("data:image/png;base64,???"), say("a cat")], "broken_image"),
+        ([ASK, CALL, {**TOOL, "content": shown()["content"]}, say("a cat")], "image_place"),
+    ],
+)
+def test_images_that_cannot_be_had_are_counted(messages: list[dict[str, Any]], reason: str) -> None:
+    assert convert("trl", "sft", sft([row("a", *messages)])).left_out == {reason: 1}
+
+
+def test_forms_without_a_place_for_images_say_so_and_openai_has_its_own() -> None:
+    rows = [row("a", shown(), say("a cat")), row("b", shown(), say("a dog"), reward=0.0)]
+    for form, view in (("axolotl", "sft"), ("axolotl", "dpo"), ("verl", "sft"), ("verl", "rl")):
+        assert set(convert(form, view, VIEWS[view](rows)).left_out) == {"images"}
+    assert convert("openai", "sft", sft(rows)).lines[0]["messages"][0] == shown()
+    (line,) = convert("trl", "dpo", dpo(rows)).lines
+    assert line["images"] == [PIXEL]
 
 
 ROLES = st.sampled_from(["assistant", "assistant", "user", "tool"])

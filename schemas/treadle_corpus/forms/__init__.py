@@ -44,4 +44,4 @@ def convert(form: str, view: str, examples: Iterable[Any], *, loose: bool = Fals
             left_out[made] += 1
         else:
             lines += made
-    return Converted(lines=lines, left_out=dict(sorted(left_out.items())))
+    return Converted(lines=_trl.finish(lines) if form == "trl" else lines, left_out=dict(sorted(left_out.items())))

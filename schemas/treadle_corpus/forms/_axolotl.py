@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from treadle_corpus.forms._shape import SEVERAL_MESSAGES, Convert, pair_of
+from treadle_corpus.forms._shape import IMAGES, SEVERAL_MESSAGES, Convert, pair_of
+from treadle_corpus.images import has_images
 from treadle_corpus.views import DpoPair, SftExample
 
 __all__ = ["VIEWS"]
@@ -12,6 +13,8 @@ __all__ = ["VIEWS"]
 
 def sft(example: SftExample, loose: bool) -> list[dict[str, Any]] | str:
     """messages with `train`."""
+    if has_images(example["messages"]):
+        return IMAGES
     end, marked = example["response"][-1] + 1, set(example["response"])
     messages = [{**message, "train": i in marked} for i, message in enumerate(example["messages"][:end])]
     return [{"messages": messages, **({"tools": example["tools"]} if example["tools"] else {})}]
@@ -19,6 +22,8 @@ def sft(example: SftExample, loose: bool) -> list[dict[str, Any]] | str:
 
 def dpo(pair: DpoPair, loose: bool) -> list[dict[str, Any]] | str:
     """messages, chosen, rejected: each answer is one message."""
+    if has_images([*pair["prompt"], *pair["chosen"], *pair["rejected"]]):
+        return IMAGES
     made = pair_of(pair, loose)
     if isinstance(made, str):
         return made

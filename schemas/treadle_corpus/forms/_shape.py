@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 from treadle_corpus.views import DpoPair, KtoExample, Messages, RlGroup
 
 __all__ = [
+    "IMAGES",
+    "IMAGE_PLACE",
     "NEEDS_MASKS",
     "NO_QUESTION",
     "SEVERAL_MESSAGES",
@@ -31,6 +33,10 @@ UNMARKED = "unmarked_turns"
 """The form trains on every assistant turn, and some of them nobody marked."""
 SEVERAL_MESSAGES = "several_messages"
 """The form takes one message as an answer."""
+IMAGES = "images"
+"""The form has no place for images."""
+IMAGE_PLACE = "image_place"
+"""The form has no place for images in answers and tool results."""
 NO_QUESTION = "no_question"
 """What all begin with holds no message of the user."""
 

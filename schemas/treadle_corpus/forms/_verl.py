@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from treadle_corpus.forms._shape import NO_QUESTION, Convert, learned, prompts_of
+from treadle_corpus.forms._shape import IMAGES, NO_QUESTION, Convert, learned, prompts_of
+from treadle_corpus.images import has_images
 from treadle_corpus.views import RlGroup, SftExample
 
 __all__ = ["VIEWS"]
@@ -12,6 +13,8 @@ __all__ = ["VIEWS"]
 
 def sft(example: SftExample, loose: bool) -> list[dict[str, Any]] | str:
     """messages and tools, where every assistant turn is to be trained on."""
+    if has_images(example["messages"]):
+        return IMAGES
     made = learned(example["messages"], example["response"], loose)
     if isinstance(made, str):
         return made
@@ -20,6 +23,8 @@ def sft(example: SftExample, loose: bool) -> list[dict[str, Any]] | str:
 
 def rl(group: RlGroup, loose: bool) -> list[dict[str, Any]] | str:
     """One line a question. `ground_truth` is the last message of the best logged attempt."""
+    if any(has_images(attempt["messages"]) for attempt in group["attempts"]):
+        return IMAGES
     lines = []
     for prompt, tools, attempts in prompts_of(group):
         best = max(attempts, key=lambda attempt: float(attempt["reward"]))

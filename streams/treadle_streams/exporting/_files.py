@@ -22,6 +22,10 @@ def write_lines(lines: Sequence[Any], out: str, *, nested: bool) -> None:
     In Parquet, lists and objects are nested columns, as other trainers want them, or with `nested` false their JSON as text, which holds
     anything. Raises NotATable where nested columns cannot hold them, OSError.
     """
+    if not out.endswith(".parquet") and any(line.get("images") for line in lines):
+        raise NotATable(
+            "these examples have images, which a line of JSON cannot hold: name a file that ends with .parquet"
+        )
     if out == "-":
         sys.stdout.buffer.writelines(jsonl(lines))
         sys.stdout.buffer.flush()
@@ -45,6 +49,10 @@ def _parquet(path: Path, lines: Sequence[dict[str, Any]], nested: bool) -> None:
     packed: list[str] = []
     for name in names:
         values = [line.get(name) for line in lines]
+        if name == "images" and nested:  # as `datasets` knows them
+            kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+            columns[name] = pa.array([[{"bytes": one, "path": None} for one in line[name]] for line in lines], kind)
+            continue
         if not nested and any(isinstance(value, list | dict) for value in values):
             packed.append(name)
             values = [None if value is None else dumps(value).decode() for value in values]

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from treadle_corpus import Corpus
+from treadle_corpus.images import has_images
 from treadle_corpus.views import VIEWS, View, every_row, rewarded
 from treadle_schemas.canonical import content_hash
 
@@ -131,7 +132,7 @@ class _Writer:
         self._lists: dict[str, list[Any]] = {name: [] for name in ARRAYS}
         for name in ("bounds", "span_bounds", "member_bounds"):
             self._lists[name].append(0)
-        self._reused = self._turns = self._whole = 0
+        self._reused = self._turns = self._whole = self._pictured = 0
 
     def write(self, folder: Path, view: View[Any], on_progress: Callable[[int], None]) -> None:
         """Write every file but the meta data."""
@@ -155,12 +156,16 @@ class _Writer:
             "trained_tokens": int((spans[:, 1] - spans[:, 0]).sum()),
             "step_tokens": sum(row[3] for row in made["conversations"]),
             "too_long": {"turns": self._turns, "examples": self._whole},
+            "images": self._pictured,
             "reused": self._reused,
         }
 
     def _add(self, example: Any, ids: Any) -> None:
         """One example of the view, or for trajectories that are split one example a sequence."""
         groups = []
+        if any(has_images(messages) for messages, *_ in _conversations(self._view, example)):
+            self._pictured += 1
+            return
         for messages, response, tools, steps, value in _conversations(self._view, example):
             first, count, turns, _ = self._sequences(messages, response, tools, steps, ids)
             self._turns += turns

@@ -75,6 +75,8 @@ class ColumnsMeta(msgspec.Struct, frozen=True, kw_only=True):
     """What the logged steps would cost, each with its history."""
     too_long: dict[str, int]
     """What does not fit into `max_length`: `turns` of trajectories that are split, whole `examples` of those that are not."""
+    images: int
+    """Examples that hold images: their tokens depend on the image processor, so a trainer of vision-language models makes them itself."""
     reused: int
     """Conversations whose tokens came from the columns of another version."""
     rows: int

@@ -90,6 +90,8 @@ def encode(
     spans_of = _marked if _GENERATION.search(template) else _by_prefix
     if any(m.get("tool_calls") for m in messages) and _wants_objects(template):
         messages = _with_objects(messages)
+    if any(isinstance(m.get("content"), list) for m in messages) and not _takes_parts(template):
+        messages = _with_texts(messages)
     text, spans = spans_of(tokenizer, template, messages, assistants, tools)
     tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     starts = [start for start, _ in tokens["offset_mapping"]]
@@ -193,6 +195,31 @@ def _wants_objects(template: str) -> bool:
     except (TypeError, JinjaError):
         return True
     return arguments not in rendered[0] and '\\"probe' in rendered[0]
+
+
+@lru_cache(maxsize=64)
+def _takes_parts(template: str) -> bool:
+    """Whether a template writes the text of a content that is a list of parts."""
+    probe = [{"role": "user", "content": [{"type": "text", "text": "probe-text"}]}]
+    try:
+        rendered, _ = render_jinja_template(conversations=[probe], chat_template=template, bos_token="", eos_token="")
+    except (TypeError, JinjaError):
+        return False
+    # others write the list as Python would
+    return "probe-text" in rendered[0] and "probe-text'" not in rendered[0] and 'probe-text"' not in rendered[0]
+
+
+def _with_texts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Contents of text parts as one text, for templates that know no parts."""
+    out = []
+    for n, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, list):
+            if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+                raise TemplateRefused(f"the chat template knows text only, and message {n} has parts of other kinds")
+            message = {**message, "content": "".join(part["text"] for part in content)}
+        out.append(message)
+    return out
 
 
 def _with_objects(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from treadle_corpus.images import has_images
 
 from treadle_trainer.data import read_examples
 from treadle_trainer.data.rendering import Encoded, encode
@@ -17,7 +18,10 @@ __all__ = ["score_rows"]
 
 
 def score_rows(spec: LikelihoodSpec, progress: Callable[..., None]) -> dict[str, Any]:
-    """By model: the mean log-likelihood a response token of each row, in nats (higher is better). Rows too long for all are left out."""
+    """By model: the mean log-likelihood a response token of each row, in nats (higher is better).
+
+    Rows that are too long, or hold images, are left out for all.
+    """
     examples = read_examples(Path(spec.rows))
     scores: dict[str, list[float]] = {}
     kept: set[int] | None = None
@@ -27,7 +31,8 @@ def score_rows(spec: LikelihoodSpec, progress: Callable[..., None]) -> dict[str,
         encoded = {
             i: e
             for i, x in enumerate(examples)
-            if len((e := encode(tokenizer, x["messages"], x["response"], x["tools"])).input_ids) <= spec.max_length
+            if not has_images(x["messages"])
+            and len((e := encode(tokenizer, x["messages"], x["response"], x["tools"])).input_ids) <= spec.max_length
             and any(e.trained)
         }
         by_model[name] = _likelihoods(model, encoded, spec.batch)

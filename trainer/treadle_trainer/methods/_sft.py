@@ -16,6 +16,7 @@ import transformers
 import trl
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from treadle_corpus.images import has_images
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -107,10 +108,13 @@ class _Report(TrainerCallback):  # type: ignore[misc,unused-ignore]  # transform
 def _dataset(spec: TrainSpec, tokenizer: Any) -> tuple[Any, dict[str, int]]:
     ids: list[list[int]] = []
     labels: list[list[int]] = []
-    examples = too_long = step_tokens = 0
+    examples = images = too_long = step_tokens = 0
     for example in read_examples(Path(spec.rows)):
         if example["split"] != "train":  # checked again at the last door
             raise DataRefused(f"row {example['interaction_id']} is {example['split']}: training takes train rows only")
+        if has_images(example["messages"]):
+            images += 1
+            continue
         rendered = render(
             tokenizer,
             example["messages"],
@@ -130,12 +134,14 @@ def _dataset(spec: TrainSpec, tokenizer: Any) -> tuple[Any, dict[str, int]]:
             labels.append(masked)
     if not ids:
         raise DataRefused(
-            f"none of {too_long} turns fits into max_length {spec.max_length} tokens with what it answers: allow longer sequences"
+            f"nothing is left to train on: {images} examples hold images, which this method does not learn from, and {too_long} turns "
+            f"do not fit into max_length {spec.max_length} tokens with what they answer"
         )
     counts = {
         "examples": examples,
         "sequences": len(ids),
         "too_long": too_long,
+        "images": images,
         "tokens": sum(map(len, ids)),
         "trained_tokens": sum(t != IGNORED for row in labels for t in row),
         "step_tokens": step_tokens,
