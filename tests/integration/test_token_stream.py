@@ -465,6 +465,34 @@ def test_groups_of_any_size_stay_together(tmp_path: Path, tokenizer: Any) -> Non
     assert batch.value.tolist() == [float(n) for size in sizes for n in range(size)]
 
 
+def test_what_was_sampled_stands_beside_its_tokens(tmp_path: Path, tokenizer: Any) -> None:
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    answer = ids("step 1")
+    logged = {"response": [1], "token_ids": [answer], "logprobs": [[-0.5] * len(answer)]}
+    other = {"response": [1], "token_ids": [ids("step 2")], "logprobs": [[-0.5] * len(answer)]}
+    records = [
+        graded("a", reward=1.0, messages=talk("step 1"), **logged),
+        graded("b", reward=0.0, messages=talk("step 3"), **other),
+        graded("c", reward=0.0, messages=talk("step 4")),
+    ]
+    groups = build(write(tmp_path / "c", records), tokenizer, "rl")
+    assert groups.meta.unaligned == 1  # the tokens are not those of its text
+    (batch,) = reader(groups)
+    assert batch.logprobs is not None
+    known = ~torch.isnan(batch.logprobs)
+    assert known.sum(dim=1).tolist() == [len(answer), 0, 0]
+    assert batch.tensors["input_ids"][known].tolist() == answer
+    # the end of the turn is learned, and nobody sampled it here
+    assert (batch.tensors["labels"][0] != IGNORED).sum() == len(answer) + 1
+    later = build(write(tmp_path / "c", [graded("d", messages=talk("step 5"))]), tokenizer, "rl")
+    assert later.meta.reused == 3
+    assert later.logprobs is not None
+    assert np.nansum(later.logprobs) == -0.5 * len(answer)
+    assert build(Corpus.open(tmp_path / "c"), tokenizer, "sft").logprobs is None
+
+
 def test_an_empty_view_has_no_batches(tmp_path: Path, tokenizer: Any) -> None:
     empty = build(write(tmp_path / "c", [graded("a", reward=0.0)]), tokenizer, "sft")
     assert (len(empty), list(reader(empty)), list(reader(empty, packed=8))) == (0, [], [])

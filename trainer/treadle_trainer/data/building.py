@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -27,7 +28,7 @@ from treadle_trainer.data.columns import (
     publish,
 )
 from treadle_trainer.data.rendering import identify
-from treadle_trainer.data.sequences import render
+from treadle_trainer.data.sequences import TokenSequence, render
 from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, DataRefused
 
 __all__ = ["KEPT_VERSIONS", "build", "columns_folder"]
@@ -38,8 +39,24 @@ SPLIT_VIEWS: Final = frozenset({"sft", "rl", "eval"})
 """Where a long trajectory may become several sequences. A pair or a label stands for the whole: what is too long is left out."""
 _WHERE: Final[Mapping[str, Any]] = {"rewarded": rewarded, "all": every_row}
 
-Conversation = tuple[list[dict[str, Any]], list[int], Any, list[int], float]
-"""(messages, response, tools, messages by step, value)."""
+
+class Conversation(NamedTuple):
+    """What becomes sequences. `steps` counts messages by step; `sampled` has (token ids, log-probabilities) by message."""
+
+    messages: list[dict[str, Any]]
+    response: list[int]
+    tools: Any
+    value: float
+    steps: Sequence[int] = ()
+    sampled: Mapping[int, tuple[list[int], list[float]]] = MappingProxyType({})
+
+
+class _Tokens(NamedTuple):
+    """One sequence on its way to the disk."""
+
+    ids: NDArray[Any]
+    spans: Sequence[Any]
+    logprobs: NDArray[np.float32] | None
 
 
 def build(
@@ -132,7 +149,8 @@ class _Writer:
         self._lists: dict[str, list[Any]] = {name: [] for name in ARRAYS}
         for name in ("bounds", "span_bounds", "member_bounds"):
             self._lists[name].append(0)
-        self._reused = self._turns = self._whole = self._pictured = 0
+        self._reused = self._turns = self._whole = self._pictured = self._unaligned = 0
+        self._logprobs: list[NDArray[np.float32]] = []
 
     def write(self, folder: Path, view: View[Any], on_progress: Callable[[int], None]) -> None:
         """Write every file but the meta data."""
@@ -140,6 +158,8 @@ class _Writer:
             for done, example in enumerate(view, 1):
                 self._add(example, ids)
                 on_progress(done)
+        if any(not np.isnan(one).all() for one in self._logprobs):  # otherwise the file is empty
+            self._lists["logprobs"] = list(np.concatenate(self._logprobs))
         for name, (dtype, width) in ARRAYS.items():
             made = np.array(self._lists[name], np.dtype(dtype)).reshape((-1, width) if width else -1)
             made.tofile(folder / name)
@@ -156,6 +176,7 @@ class _Writer:
             "trained_tokens": int((spans[:, 1] - spans[:, 0]).sum()),
             "step_tokens": sum(row[3] for row in made["conversations"]),
             "too_long": {"turns": self._turns, "examples": self._whole},
+            "unaligned": self._unaligned,
             "images": self._pictured,
             "reused": self._reused,
         }
@@ -163,13 +184,14 @@ class _Writer:
     def _add(self, example: Any, ids: Any) -> None:
         """One example of the view, or for trajectories that are split one example a sequence."""
         groups = []
-        if any(has_images(messages) for messages, *_ in _conversations(self._view, example)):
+        conversations = list(_conversations(self._view, example))
+        if any(has_images(one.messages) for one in conversations):
             self._pictured += 1
             return
-        for messages, response, tools, steps, value in _conversations(self._view, example):
-            first, count, turns, _ = self._sequences(messages, response, tools, steps, ids)
+        for one in conversations:
+            first, count, turns, _ = self._sequences(one, ids)
             self._turns += turns
-            groups.append([(first + n, value) for n in range(count)])
+            groups.append([(first + n, one.value) for n in range(count)])
         if self._view in ("sft", "eval"):
             for member in groups[0]:
                 self._example([member])
@@ -185,12 +207,13 @@ class _Writer:
         self._lists["value"] += [value for _, value in members]
         self._lists["member_bounds"].append(len(self._lists["members"]))
 
-    def _sequences(
-        self, messages: list[dict[str, Any]], response: list[int], tools: Any, steps: list[int], ids: Any
-    ) -> tuple[int, ...]:
+    def _sequences(self, one: Conversation, ids: Any) -> tuple[int, ...]:
         """The sequences of a conversation, made once however many examples it is in."""
         splits = self._view in SPLIT_VIEWS
-        digest = conversation_digest(messages, response, tools, max_length=self._max_length, split=splits)
+        sampled = [[message, *logged] for message, logged in sorted(one.sampled.items())]
+        digest = conversation_digest(
+            one.messages, one.response, one.tools, sampled, max_length=self._max_length, split=splits
+        )
         if digest in self._done:
             first, count, _, _ = self._lists["conversations"][self._done[digest]]
             return first, count, 0, 0
@@ -200,47 +223,77 @@ class _Writer:
             found, too_long, step_tokens = self._copied(self._before, known)
             self._reused += 1
         else:
-            limit = self._max_length if splits else None
-            rendered = render(self._tokenizer, messages, response, tools, max_length=limit, steps=steps)
-            found = [(np.asarray(s.ids, self._dtype), s.spans) for s in rendered.sequences]
-            too_long, step_tokens = rendered.too_long, rendered.step_tokens
-            if not splits and self._max_length is not None:
-                found = [one for one in found if len(one[0]) <= self._max_length]
-        for tokens, spans in found:
-            ids.write(np.ascontiguousarray(tokens, self._dtype).data)
-            self._lists["bounds"].append(self._lists["bounds"][-1] + len(tokens))
-            self._lists["spans"] += spans
+            found, too_long, step_tokens = self._rendered(one, splits)
+        for tokens in found:
+            ids.write(np.ascontiguousarray(tokens.ids, self._dtype).data)
+            self._lists["bounds"].append(self._lists["bounds"][-1] + len(tokens.ids))
+            self._lists["spans"] += tokens.spans
             self._lists["span_bounds"].append(len(self._lists["spans"]))
+            if self._view == "rl":
+                missing = np.full(len(tokens.ids), np.nan, np.float32)
+                self._logprobs.append(missing if tokens.logprobs is None else tokens.logprobs)
         entry = (first, len(found), too_long, step_tokens)
         self._done[digest] = len(self._lists["conversations"])
         self._lists["conversations"].append(entry)
         self._lists["digests"].append(list(digest))
         return entry
 
-    def _copied(self, before: Columns, at: int) -> tuple[list[tuple[NDArray[Any], Any]], int, int]:
+    def _rendered(self, one: Conversation, splits: bool) -> tuple[list[_Tokens], int, int]:
+        limit = self._max_length if splits else None
+        made = render(self._tokenizer, one.messages, one.response, one.tools, max_length=limit, steps=one.steps)
+        found = []
+        for sequence in made.sequences:
+            tokens = np.asarray(sequence.ids, self._dtype)
+            if splits or self._max_length is None or len(tokens) <= self._max_length:
+                found.append(_Tokens(tokens, sequence.spans, self._aligned(sequence, one)))
+        return found, made.too_long, made.step_tokens
+
+    def _aligned(self, sequence: TokenSequence, one: Conversation) -> NDArray[np.float32] | None:
+        """The log-probabilities of a sequence's tokens, where what was sampled is what the tokenizer makes of its text."""
+        out: NDArray[np.float32] | None = None
+        for message, (start, stop) in zip(sequence.messages, sequence.spans, strict=True):
+            if message not in one.sampled:
+                continue
+            logged, logprobs = one.sampled[message]
+            end = start + len(logged)
+            # the template may end the turn with more than was sampled, never with less
+            if len(logged) != len(logprobs) or end > stop or sequence.ids[start:end] != list(logged):
+                self._unaligned += 1
+                continue
+            out = np.full(len(sequence.ids), np.nan, np.float32) if out is None else out
+            out[start:end] = logprobs
+        return out
+
+    def _copied(self, before: Columns, at: int) -> tuple[list[_Tokens], int, int]:
         first, count, too_long, step_tokens = map(int, before.conversations[at])
-        found = [(before.tokens(n), before.trained(n).tolist()) for n in range(first, first + count)]
+        found = []
+        for n in range(first, first + count):
+            logprobs = None if before.logprobs is None else before.logprobs[before.bounds[n] : before.bounds[n + 1]]
+            found.append(_Tokens(before.tokens(n), before.trained(n).tolist(), logprobs))
         return found, too_long, step_tokens
 
 
 def _conversations(view: str, example: Any) -> Iterable[Conversation]:
     nan = float("nan")
+    tools = example.get("tools")
     if view in ("sft", "eval"):
-        reward = example["reward"]
-        messages = example["messages"]
-        steps = example.get("steps", [])
-        yield messages, example["response"], example["tools"], steps, nan if reward is None else reward
+        value = nan if example["reward"] is None else example["reward"]
+        yield Conversation(example["messages"], example["response"], tools, value, example.get("steps", []))
     elif view == "kto":
         messages, response = _behind(example["prompt"], example["completion"], example["response"])
-        yield messages, response, example["tools"], [], float(example["label"])
+        yield Conversation(messages, response, tools, float(example["label"]))
     elif view == "rl":
         for attempt in example["attempts"]:
-            yield attempt["messages"], attempt["response"], attempt["tools"], [], attempt["reward"]
+            logged = zip(attempt["response"], attempt["token_ids"], attempt["logprobs"], strict=True)
+            sampled = {i: (ids, logprobs) for i, ids, logprobs in logged if ids and logprobs}
+            yield Conversation(
+                attempt["messages"], attempt["response"], attempt["tools"], attempt["reward"], (), sampled
+            )
     else:
         margin = nan if example["margin"] is None else example["margin"]
         for half in ("chosen", "rejected"):
             messages, response = _behind(example["prompt"], example[half], example[f"{half}_response"])
-            yield messages, response, example["tools"], [], margin
+            yield Conversation(messages, response, tools, margin)
 
 
 def _behind(prompt: list[Any], answer: list[Any], response: list[int]) -> tuple[list[Any], list[int]]:

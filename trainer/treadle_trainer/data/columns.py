@@ -8,6 +8,7 @@
         span_bounds     int64[n + 1]: the spans of sequence i
         members         int32: the sequences of all examples, one behind the other
         member_bounds   int64[k + 1]: example j is members[member_bounds[j]:member_bounds[j + 1]]
+        logprobs        float32[tokens] of the sampling, where the view is rl and some were logged; NaN for tokens without
         value           float32[members]: reward (sft, rl, eval), label (kto) or margin (dpo, reward); NaN for none
         digests         bytes[c, 16]: of each conversation, from which the next version takes over what did not change
         conversations   int64[c, 4]: first sequence, sequences, turns that fit into none, tokens of its steps apart
@@ -47,6 +48,7 @@ ARRAYS: Final[Mapping[str, tuple[str, int]]] = {
     "span_bounds": ("<i8", 0),
     "members": ("<i4", 0),
     "member_bounds": ("<i8", 0),
+    "logprobs": ("<f4", 0),
     "value": ("<f4", 0),
     "digests": ("|u1", DIGEST_BYTES),
     "conversations": ("<i8", 4),
@@ -75,6 +77,8 @@ class ColumnsMeta(msgspec.Struct, frozen=True, kw_only=True):
     """What the logged steps would cost, each with its history."""
     too_long: dict[str, int]
     """What does not fit into `max_length`: `turns` of trajectories that are split, whole `examples` of those that are not."""
+    unaligned: int
+    """Logged turns whose token ids are not those that the tokenizer gives: their log-probabilities belong to no token here."""
     images: int
     """Examples that hold images: their tokens depend on the image processor, so a trainer of vision-language models makes them itself."""
     reused: int
@@ -109,6 +113,7 @@ class Columns:
         self.span_bounds: NDArray[np.int64] = arrays["span_bounds"]
         self.members: NDArray[np.int32] = arrays["members"]
         self.member_bounds: NDArray[np.int64] = arrays["member_bounds"]
+        self.logprobs: NDArray[np.float32] | None = arrays["logprobs"] if len(arrays["logprobs"]) else None
         self.value: NDArray[np.float32] = arrays["value"]
         self.digests: NDArray[np.uint8] = arrays["digests"]
         self.conversations: NDArray[np.int64] = arrays["conversations"]
@@ -159,9 +164,11 @@ class Columns:
                 raise ColumnsDamaged(self.path, f"{name} has other bytes than were written")
 
 
-def conversation_digest(messages: Any, response: Any, tools: Any, *, max_length: int | None, split: bool) -> bytes:
-    """Identity of what a conversation becomes under one tokenizer: 16 bytes."""
-    said = canonical_json([FORMAT, messages, response, tools, max_length, split])
+def conversation_digest(
+    messages: Any, response: Any, tools: Any, sampled: Any, *, max_length: int | None, split: bool
+) -> bytes:
+    """Identity of what a conversation becomes under one tokenizer: 16 bytes. `sampled` are its logged ids and log-probabilities."""
+    said = canonical_json([FORMAT, messages, response, tools, sampled, max_length, split])
     return hashlib.sha256(said).digest()[:DIGEST_BYTES]
 
 

@@ -27,10 +27,11 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """Token ids, and the spans `(start, stop)` of those to train on, ascending and apart."""
+    """Token ids, the spans `(start, stop)` of those to train on, ascending and apart, and the message that each span is."""
 
     ids: list[int]
     spans: list[tuple[int, int]]
+    messages: list[int]
 
     @property
     def trained(self) -> int:
@@ -82,7 +83,7 @@ def split(encoded: Encoded, response: Collection[int], max_length: int | None) -
         shift = begin - opening if piece.first else 0
         ids = encoded.input_ids[:end] if not piece.first else encoded.input_ids[:opening] + encoded.input_ids[begin:end]
         spans = [(turns[n].start - shift, turns[n].stop - shift) for n in piece.trained]
-        out.append(TokenSequence(ids, spans))
+        out.append(TokenSequence(ids, spans, [turns[n].message for n in piece.trained]))
     return out, too_long
 
 

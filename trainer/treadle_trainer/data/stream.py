@@ -51,6 +51,8 @@ class Batch:
     """float32, for each sequence in order: reward, label or margin; NaN for none."""
     tokens: int
     """Tokens without padding."""
+    logprobs: torch.Tensor | None = None
+    """float32 [rows, width] where some were logged (rl): of each token when it was sampled; NaN for none."""
 
 
 class TokenStream:
@@ -222,8 +224,15 @@ class TokenStream:
         attention = torch.empty((len(sequences), width), dtype=torch.bool, pin_memory=self._pin)
         np.less(np.arange(width), lengths[:, None], out=attention.numpy())
         value = torch.from_numpy(columns.value[places])  # a fancy index is a copy
+        logprobs: torch.Tensor | None = None
+        if columns.logprobs is not None:
+            logprobs = torch.full((len(sequences), width), math.nan, pin_memory=self._pin)
+            logprob_rows = logprobs.numpy()
+            for n, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+                logprob_rows[n, : stop - start] = columns.logprobs[start:stop]
         tensors = {"input_ids": ids, "labels": labels, "attention_mask": attention}
-        return Batch(tensors, examples, _owner(columns.member_bounds, examples, self._width), value, int(lengths.sum()))
+        owner = _owner(columns.member_bounds, examples, self._width)
+        return Batch(tensors, examples, owner, value, int(lengths.sum()), logprobs)
 
     def _filled(self, rows: Sequence[Sequence[int]]) -> Batch:
         columns, width = self._columns, self._packed
