@@ -1,4 +1,4 @@
-"""The corpus: graded rows in immutable, tagged versions, written exactly once. Deeplake lies behind `_store` alone.
+"""The corpus: graded rows in immutable, tagged versions, written exactly once. Deeplake lies behind `_store` alone, files behind `_disk`.
 
 Importing this package is light; Deeplake is loaded when a corpus is opened.
 """
@@ -6,12 +6,20 @@ Importing this package is light; Deeplake is loaded when a corpus is opened.
 from treadle_corpus._parts import PartRecord, read_parts
 from treadle_corpus._rows import Decision, GradedRecord, decode_key, read_record
 from treadle_corpus._tally import Tally
+from treadle_corpus._versions import read_tags, set_tag, untag
+from treadle_corpus.diff import Diff, RowChange
 from treadle_corpus.errors import (
     CorpusDamaged,
     CorpusError,
+    CorpusFull,
+    CorpusInUse,
     CorpusLocked,
     CorpusMissing,
+    CorpusOutdated,
+    CorpusUnwritable,
     PolicyMismatch,
+    TagMissing,
+    TagTaken,
     TargetError,
     VersionMissing,
 )
@@ -28,12 +36,17 @@ __all__ = [
     "Corpus",
     "CorpusDamaged",
     "CorpusError",
+    "CorpusFull",
+    "CorpusInUse",
     "CorpusLocked",
     "CorpusMissing",
+    "CorpusOutdated",
     "CorpusRef",
     "CorpusRow",
+    "CorpusUnwritable",
     "CorpusWriter",
     "Decision",
+    "Diff",
     "GradedRecord",
     "Manifest",
     "PartRecord",
@@ -41,8 +54,11 @@ __all__ = [
     "PolicyMismatch",
     "Preview",
     "Refusal",
+    "RowChange",
     "Selector",
     "SplitChoice",
+    "TagMissing",
+    "TagTaken",
     "Tally",
     "TargetError",
     "VersionMissing",
@@ -52,7 +68,10 @@ __all__ = [
     "pass_hat",
     "read_parts",
     "read_record",
+    "read_tags",
     "resolve_target",
     "row_line",
+    "set_tag",
+    "untag",
     "versions",
 ]

@@ -1,7 +1,7 @@
-"""The parts of long contexts in a corpus: rows of the dataset that members name, each stored once.
+"""The parts of long contexts in a corpus: bodies that members name, each stored once.
 
-A part is a row like any other, with a key of its own kind: `part:` and the JSON list of episode id and hash. Its body is the JSON of the
-message, the value, or the reason of an erasure. Graded rows are stored as they came and put together when they are read.
+The body of a part is the JSON of the message, the value, or the reason of an erasure. Graded rows are stored as they came and put
+together when they are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ __all__ = [
     "PartMeta",
     "PartRecord",
     "Parts",
-    "is_part",
     "part_name",
     "read_parts",
     "whole_rows",
@@ -34,6 +33,7 @@ __all__ = [
 PartKey: TypeAlias = tuple[str, str]
 """(episode_id, hash)."""
 _PREFIX: Final = b"part:"
+"""No row has such a stored key: theirs are JSON lists."""
 BLOCK_BYTES: Final = 32 * 1024 * 1024
 """Bytes of parts that are held at once while rows are put together."""
 BLOCK_ROWS: Final = 500
@@ -67,10 +67,6 @@ class PartMeta(msgspec.Struct, array_like=True, kw_only=True, frozen=True):
         return ([] if self.prev is None else [self.prev]) + list((self.claims or {}).values())
 
 
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(PartMeta)
-
-
 def read_parts(value: bytes) -> PartRecord:
     """Decode the value of a part record. Raises FieldError naming the field, also where a hash is not that of the content."""
     data = loads(value)
@@ -79,34 +75,24 @@ def read_parts(value: bytes) -> PartRecord:
     return PartRecord(*read_part(data))
 
 
-def is_part(name: bytes) -> bool:
-    """Is it the stored key of a part?"""
-    return name.startswith(_PREFIX)
-
-
 def part_name(key: PartKey) -> bytes:
-    """The stored key of a part."""
+    """The stored key of a part: `part:` and the JSON list of episode id and hash."""
     return _PREFIX + canonical_json(list(key))
 
 
 class Parts:
-    """All parts of a corpus by key, with the row of the dataset where each lies."""
+    """All parts of a corpus by key, with their bodies in reach."""
 
-    def __init__(self, path: Path, bodies: Callable[[Sequence[int]], list[bytes]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        bodies: Callable[[Sequence[int]], list[bytes]],
+        known: dict[PartKey, tuple[int, PartMeta]],
+    ) -> None:
+        """`known` are body and meta data of each, `bodies` reads bodies."""
         self._path = path
         self._bodies = bodies
-        self._known: dict[PartKey, tuple[int, PartMeta]] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._known
-
-    def load(self, name: bytes, packed: bytes, row: int) -> None:
-        """Take in one row of the dataset. Raises msgspec.DecodeError, FieldError."""
-        episode_id, name_ = loads(name[len(_PREFIX) :])
-        self._known[episode_id, name_] = (row, _DECODER.decode(packed))
+        self._known = known
 
     def meta(self, key: PartKey) -> PartMeta | None:
         """What is known of a part."""
@@ -123,15 +109,6 @@ class Parts:
                 if known is None or (part.kind == "erased" and known.kind != "erased"):
                     found[key] = PartMeta.of(part)
         return found
-
-    def place(self, key: PartKey, free: int, meta: PartMeta) -> tuple[int, bytes | None, bytes, bytes]:
-        """Where a part goes (`free` where it is new), what is stored of it there (None: it is new), its name, and `meta` as stored."""
-        row, known = self._known.get(key, (free, None))
-        return row, None if known is None else _ENCODER.encode(known), part_name(key), _ENCODER.encode(meta)
-
-    def set(self, key: PartKey, row: int, meta: PartMeta) -> None:
-        """Remember a part that was written."""
-        self._known[key] = (row, meta)
 
     def read(self, keys: Sequence[PartKey]) -> dict[PartKey, Part]:
         """Parts with their bodies. Raises CorpusDamaged."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 import msgspec
-from treadle_schemas.canonical import canonical_json, loads
+from treadle_schemas.canonical import canonical_json, dumps, loads
 from treadle_schemas.errors import FieldError, PartMissing
-from treadle_schemas.records import GradedRow
+from treadle_schemas.records import Grade, GradedRow
+from treadle_schemas.split import Side
 
-from treadle_corpus.hashing import digest, exact_digest, row_line, sink_digest, twin_digest
+from treadle_corpus.hashing import LinePieces, digest, sink_digest, twin_digest
 
 __all__ = [
     "Decision",
@@ -23,12 +23,11 @@ __all__ = [
     "Status",
     "absorb",
     "decode_key",
-    "decode_meta",
     "encode_key",
-    "encode_meta",
-    "fingerprint",
+    "grade_of",
     "read_body",
     "read_record",
+    "stored_row",
 ]
 
 Key: TypeAlias = tuple[str, str]
@@ -76,9 +75,6 @@ class RowMeta(msgspec.Struct, array_like=True, kw_only=True):
     """Digest of its line: what a version's content is made of."""
     sink: bytes
     twin: bytes
-    exact: bytes
-    crc: int
-    """CRC-32 of the body as stored: Deeplake keeps no checksums and reads truncated chunks without a word."""
     decision: Decision = "undecided"
     status: Status = "pending"
     published: bytes = b""
@@ -86,14 +82,47 @@ class RowMeta(msgspec.Struct, array_like=True, kw_only=True):
     drop: Drop = ""
     sketch: bytes = b""
     """See `_sketch`; empty until a policy with near-duplicates first decides about the row."""
+    source: bytes = b""
+    """Digest of the bulk of the row: a revision that changes only the grade does not store it again."""
+    bulk: int = -1
+    """Where the bulk lies, see `_bodies`."""
+    rest: bytes = b""
+    """What is not bulk: the JSON of grade, split, provenance and the like, as it came."""
 
 
-@dataclass(frozen=True, slots=True)
+_REST: Final = {
+    name: b'"%b":' % name.encode() for name in ("grade", "split", "split_group", "provenance", "rights", "erased")
+}
+"""Fields of a graded row that a new revision changes and that are small. All others, known here or not, are its bulk."""
+
+
+@dataclass(frozen=True)
 class GradedRecord:
     """A revision as it came from `.graded`: decoded, and its bytes."""
 
     row: GradedRow
     body: bytes
+
+    @cached_property
+    def pieces(self) -> LinePieces:
+        """Its line, parts not put back."""
+        return LinePieces.of(self.row)
+
+    @cached_property
+    def bulk_and_rest(self) -> tuple[bytes, bytes]:
+        """The body as two JSON objects."""
+        try:
+            fields = _FIELDS.decode(self.body)
+        except msgspec.DecodeError:
+            # escaped lone surrogates, which JSON allows
+            values = loads(self.body)
+            changing = {name: values.pop(name) for name in _REST if name in values}
+            return dumps(values), dumps(changing)
+        rest = b",".join([_REST[name] + bytes(value) for name, value in fields.items() if name in _REST])
+        bulk = b",".join(
+            [msgspec.json.encode(name) + b":" + bytes(value) for name, value in fields.items() if name not in _REST]
+        )
+        return b"{%b}" % bulk, b"{%b}" % rest
 
     @property
     def key(self) -> Key:
@@ -120,16 +149,40 @@ def read_body(value: bytes) -> GradedRow:
     return row
 
 
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def stored_row(bulk: bytes, rest: bytes) -> GradedRow:
+    """The graded row of a stored bulk and its rest. Raises FieldError."""
+    return read_body(bulk[:-1] + (b"," if len(bulk) > 2 else b"") + rest[1:])
+
+
+def grade_of(rest: bytes) -> tuple[Grade, Side]:
+    """Grade and side in a stored rest, without the bulk. Raises FieldError."""
+    try:
+        found = msgspec.convert(loads(rest), _Graded)
+    except msgspec.ValidationError as err:
+        raise FieldError("$", str(err)) from None
+    return found.grade, found.split
+
+
+class _Graded(msgspec.Struct):
+    grade: Grade
+    split: Side
+
+
 def absorb(
     before: RowMeta | None, record: GradedRecord, whole: GradedRow | PartMissing | FieldError | None = None
 ) -> RowMeta | None:
     """The row after one more revision, or None where the revision is old news. Raises FieldError where it contradicts.
 
     `whole` is the row with its parts put back, or why that cannot be done: nothing is made of it while the row is not settled.
-    A sink ignores a revision not above its own with the same content; with other content it is an error of the writer.
+    A sink ignores a revision not above its own with the same content; with other content it is an error of the writer. Where the bulk
+    is new, `bulk` of the result is -1 until it is stored.
     """
     row = record.row
-    sink = sink_digest(row)
+    line = digest(record.pieces.line)
+    sink = sink_digest(row, line)
     revision = row.provenance.revision
     if before is not None and revision <= before.revision:
         if sink == before.sink:
@@ -143,8 +196,13 @@ def absorb(
             raise FieldError("$.interaction", f"cannot be put together: {whole}")
         whole = row
     content = row if whole is None else whole
+    pieces = record.pieces if content is row else LinePieces.of(content)
+    bulk, rest = record.bulk_and_rest
+    source = digest(bulk)
+    same = before is not None and before.source == source
     sides = before.sides if before else 0
-    twin = twin_digest(content)
+    # parts may be erased while their names stay
+    twin = before.twin if before and same and content is row else twin_digest(content)
     return RowMeta(
         revision=revision,
         settled=row.grade.settled,
@@ -153,14 +211,15 @@ def absorb(
         reward=row.grade.reward,
         group=digest(row.split_group.encode(errors="surrogatepass")),
         append_ms=row.provenance.append_ms,
-        line=digest(row_line(content)),
+        line=line if content is row else digest(pieces.line),
         sink=sink,
         twin=twin,
-        exact=exact_digest(content),
-        crc=zlib.crc32(record.body),
         status=before.status if before else "pending",
         published=before.published if before else b"",
         drop=_drop(row, content),
+        source=source,
+        bulk=before.bulk if before and same else -1,
+        rest=rest,
         sketch=before.sketch if before is not None and before.twin == twin else b"",
     )
 
@@ -184,22 +243,3 @@ def decode_key(data: bytes) -> Key:
     """The key in its stored form."""
     episode_id, interaction_id = loads(data)
     return (episode_id, interaction_id)
-
-
-_ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(RowMeta)
-
-
-def encode_meta(meta: RowMeta) -> bytes:
-    """MessagePack of a row's meta data."""
-    return _ENCODER.encode(meta)
-
-
-def decode_meta(data: bytes) -> RowMeta:
-    """Raises msgspec.DecodeError for anything else."""
-    return _DECODER.decode(data)
-
-
-def fingerprint(key: bytes, meta: bytes) -> int:
-    """One row's part of the fingerprint of a corpus state: the parts of all rows are joined by exclusive or, in any order."""
-    return int.from_bytes(hashlib.sha256(len(key).to_bytes(4) + key + meta).digest()[:16])

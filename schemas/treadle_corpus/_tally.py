@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 
 from treadle_schemas.records import GradedRow
 
-from treadle_corpus._rows import RowMeta
-from treadle_corpus.hashing import content_hash, row_line
+from treadle_corpus._rows import RowMeta, grade_of
 from treadle_corpus.manifest import StateCounts
-from treadle_corpus.pass_at import pass_hat
 
-__all__ = ["Content", "Tally", "kinds_of"]
+__all__ = ["Counts", "Tally", "kinds_of"]
 
 _DROPS = (
     "rejected",
@@ -28,16 +26,6 @@ _DROPS = (
     "redacted",
     "erased",
 )
-
-
-@dataclass(frozen=True)
-class Content:
-    """What one pass over the members finds."""
-
-    split: dict[str, int]
-    completeness: dict[str, StateCounts]
-    pass_at_all: dict[str, float | None]
-    content_hash: str
 
 
 @dataclass(frozen=True)
@@ -56,48 +44,80 @@ class Tally:
 
     @classmethod
     def of(cls, metas: Iterable[RowMeta]) -> Tally:
-        """Count rows whose statuses are decided."""
-        statuses: Counter[str] = Counter()
-        reasons: Counter[str] = Counter()
+        """Count rows whose statuses are decided. Raises FieldError."""
+        return Counts.of(metas).tally
+
+
+class Counts:
+    """What is counted of rows and kept up to date as they change, so that a version does not count all of them again."""
+
+    def __init__(self) -> None:
+        self._statuses: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._sides: Counter[str] = Counter()
+        self._states: Counter[tuple[str, str]] = Counter()
+        """Members by (metric, state)."""
+
+    @classmethod
+    def of(cls, metas: Iterable[RowMeta]) -> Counts:
+        """Count rows whose statuses are decided. Raises FieldError."""
+        counts = cls()
         for meta in metas:
-            statuses[meta.status] += 1
-            if meta.status == "unknown":
-                reasons[meta.decision] += 1
-        return cls(
+            counts._count(meta, 1)
+        return counts
+
+    def changed(self, changes: Iterable[tuple[RowMeta, RowMeta]]) -> Counts:
+        """The counts after (before, after) of rows that were counted. Raises FieldError."""
+        counts = Counts()
+        for name, counter in vars(self).items():
+            setattr(counts, name, counter.copy())
+        for before, after in changes:
+            counts._count(before, -1)
+            counts._count(after, 1)
+        return counts
+
+    def replace(self, before: RowMeta | None, after: RowMeta) -> None:
+        """One row changed, or is new. Raises FieldError."""
+        if before is not None:
+            self._count(before, -1)
+        self._count(after, 1)
+
+    def _count(self, meta: RowMeta, by: int) -> None:
+        self._statuses[meta.status] += by
+        if meta.status == "unknown":
+            self._reasons[meta.decision] += by
+        if meta.status == "member":
+            self._sides[meta.side] += by
+            for name, (state, _) in grade_of(meta.rest)[0].metrics.items():
+                self._states[name, state] += by
+
+    @property
+    def tally(self) -> Tally:
+        """Where the rows stand."""
+        statuses = self._statuses
+        return Tally(
             rows=statuses.total(),
             selected=sum(statuses[s] for s in ("member", "leak", "duplicate", "near_duplicate")),
             rejected=statuses["rejected"],
-            unknown={reason: reasons[reason] for reason in ("pending", "absent")},
+            unknown={reason: self._reasons[reason] for reason in ("pending", "absent")},
             members=statuses["member"],
             dropped={reason: statuses[reason] for reason in _DROPS},
         )
 
-    def content(self, members: Iterable[tuple[RowMeta, GradedRow]]) -> Content:
-        """One pass over the members in the order of their ids, one row in memory at a time."""
-        sides: Counter[str] = Counter()
-        states: dict[str, Counter[str]] = {}
-        attempts: list[tuple[bytes, float | None]] = []
+    @property
+    def split(self) -> dict[str, int]:
+        """Members by side."""
+        return {side: self._sides[side] for side in ("train", "heldout")}
 
-        def counted_lines() -> Iterator[bytes]:
-            for meta, row in members:
-                sides[meta.side] += 1
-                attempts.append((meta.group, meta.reward))
-                for name, (state, _) in row.grade.metrics.items():
-                    states.setdefault(name, Counter())[state] += 1
-                yield row_line(row)
-
-        total = content_hash(counted_lines())
-        return Content(
-            split={side: sides[side] for side in ("train", "heldout")},
-            completeness={name: _counts(states[name], self.members) for name in sorted(states)},
-            pass_at_all={str(k): value for k, value in pass_hat(attempts).items()},
-            content_hash=total,
-        )
-
-
-def _counts(found: Counter[str], rows: int) -> StateCounts:
-    observed, pending = found["observed"], found["pending"]
-    return StateCounts(observed=observed, absent=rows - observed - pending, pending=pending)
+    @property
+    def completeness(self) -> dict[str, StateCounts]:
+        """States by metric, over the members."""
+        rows = self._statuses["member"]
+        found: dict[str, StateCounts] = {}
+        for name in sorted({name for (name, _), count in self._states.items() if count}):
+            observed, pending = self._states[name, "observed"], self._states[name, "pending"]
+            found[name] = StateCounts(observed=observed, absent=rows - observed - pending, pending=pending)
+        return found
 
 
 def kinds_of(row: GradedRow, into: MutableMapping[str, set[str]]) -> None:

@@ -12,17 +12,71 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from treadle_schemas.canonical import canonical_json
 from treadle_schemas.errors import FieldError
 from treadle_schemas.records import GradedRow, row_content
 
-__all__ = ["content_hash", "digest", "exact_digest", "normal_message", "row_line", "sink_digest", "twin_digest"]
+__all__ = [
+    "LinePieces",
+    "content_hash",
+    "digest",
+    "line_middle",
+    "normal_message",
+    "row_line",
+    "sink_digest",
+    "twin_digest",
+]
 
 DIGEST_BYTES = 16
 """Length of the digests that rows are compared by. 128 bits: no accidental collision among 10**12 rows."""
+
+
+_MESSAGES: Final = b',"messages":'
+
+
+class LinePieces(NamedTuple):
+    """A row's line in three pieces: what is the same for each of its grades, before and after what is not.
+
+    The names of a line in order are episode_id, interaction_id, messages; metrics, reward, split; task_id, tools.
+    """
+
+    head: bytes
+    middle: bytes
+    tail: bytes
+
+    @classmethod
+    def of(cls, row: GradedRow) -> LinePieces:
+        """Cut the line of a row. The pieces joined are `row_line`."""
+        interaction = row.interaction
+        messages = canonical_json(interaction["messages"])
+        tools = canonical_json(interaction.get("tools"))
+        frame = {
+            "episode_id": row.episode_id,
+            "interaction_id": row.interaction_id,
+            "messages": None,
+            "task_id": interaction.get("task_id"),
+        }
+        # no id holds the separator: its quotes would be escaped there
+        head, _, tail = canonical_json(frame).partition(_MESSAGES + b"null,")
+        return cls(
+            head + _MESSAGES + messages,
+            line_middle(row.grade.metrics, row.grade.reward, row.split),
+            b',%b,"tools":%b}\n' % (tail[:-1], tools),
+        )
+
+    @property
+    def line(self) -> bytes:
+        """The line of the row."""
+        return self.head + self.middle + self.tail
+
+
+def line_middle(metrics: dict[str, Any], reward: float | None, split: str) -> bytes:
+    """The piece of a line that a grade changes."""
+    said = {"metrics": {name: list(state) for name, state in metrics.items()}, "reward": reward, "split": split}
+    return b"," + canonical_json(said)[1:-1]
 
 
 def row_line(row: GradedRow) -> bytes:
@@ -43,9 +97,9 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:DIGEST_BYTES]
 
 
-def sink_digest(row: GradedRow) -> bytes:
-    """Digest of everything that is content of one revision as it came: the line, how it was graded, the parts that it names, what is
-    denied. Provenance is not in it, and the content of parts is not needed for it.
+def sink_digest(row: GradedRow, line: bytes) -> bytes:
+    """Digest of everything that is content of one revision as it came: the digest of its `line`, how it was graded, the parts that it
+    names, what is denied. Provenance is not in it, and the content of parts is not needed for it.
     """
     said: list[Any] = [row.grade.grading_version, row.grade.completeness, row.grade.settled]
     transcript, claims = row.interaction.get("transcript"), row.interaction.get("claims")
@@ -53,12 +107,7 @@ def sink_digest(row: GradedRow) -> bytes:
         said += [transcript, claims]
     if row.rights is not None or row.erased:
         said += [None if row.rights is None else msgspec.to_builtins(row.rights), row.erased]
-    return digest(row_line(row) + canonical_json(said))
-
-
-def exact_digest(row: GradedRow) -> bytes:
-    """Rows with equal messages and tools are exact duplicates."""
-    return digest(canonical_json([row.interaction["messages"], row.interaction.get("tools")]))
+    return digest(line + canonical_json(said))
 
 
 def twin_digest(row: GradedRow) -> bytes:

@@ -13,7 +13,7 @@ from treadle_schemas.errors import FieldError
 from treadle_schemas.records import GradedRow
 
 from treadle_corpus._decide import decide
-from treadle_corpus._parts import PartRecord, Parts, whole_rows
+from treadle_corpus._parts import PartKey, PartMeta, PartRecord, Parts, whole_rows
 from treadle_corpus._rows import GradedRecord, Key, RowMeta, absorb
 from treadle_corpus._tally import Tally, kinds_of
 from treadle_corpus.policy import Policy
@@ -40,7 +40,8 @@ class Preview:
         self._seen: dict[Key, GradedRow] = {}
         self._kinds: dict[str, set[str]] = {}
         self._bodies: list[bytes] = []
-        self._parts = Parts(Path("."), lambda rows: [zlib.decompress(self._bodies[row]) for row in rows])
+        self._known: dict[PartKey, tuple[int, PartMeta]] = {}
+        self._parts = Parts(Path("."), lambda rows: [zlib.decompress(self._bodies[row]) for row in rows], self._known)
 
     @property
     def metric_kinds(self) -> dict[str, frozenset[str]]:
@@ -60,13 +61,13 @@ class Preview:
         """Fold one batch, in the order of its partitions; the records that contradict what is known, as CorpusWriter.apply finds them."""
         refused: list[Refusal] = []
         for key, (meta, body) in self._parts.news(r for r in records if isinstance(r, PartRecord)).items():
-            row, _, _, _ = self._parts.place(key, len(self._bodies), meta)
+            row, _ = self._known.get(key, (len(self._bodies), meta))
             packed = zlib.compress(body, 1)
             if row < len(self._bodies):
                 self._bodies[row] = packed  # it is erased now
             else:
                 self._bodies.append(packed)
-            self._parts.set(key, row, meta)
+            self._known[key] = (row, meta)
         rows = [(n, record) for n, record in enumerate(records) if isinstance(record, GradedRecord)]
         whole = whole_rows((record.row for _, record in rows), self._parts)
         for (position, record), content in zip(rows, whole, strict=True):

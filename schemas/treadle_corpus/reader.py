@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-import msgspec
 from treadle_schemas.errors import FieldError
 from treadle_schemas.records import Feedback, Grade, GradedRow, Provenance
 from treadle_schemas.split import Side
 
-from treadle_corpus import _files
-from treadle_corpus._control import decode_control
-from treadle_corpus._parts import Parts, is_part, whole_rows
-from treadle_corpus._rows import Key, RowMeta, decode_key, decode_meta, fingerprint, read_body
-from treadle_corpus._store import Store
+from treadle_corpus import _files, _versions
+from treadle_corpus._bodies import Bodies, check_segments
+from treadle_corpus._journal import decoded
+from treadle_corpus._parts import Parts, whole_rows
+from treadle_corpus._recovery import checked_journal
+from treadle_corpus._rows import Key, RowMeta, stored_row
+from treadle_corpus._state import State
+from treadle_corpus._versions import Lease, VersionFile, versions
+from treadle_corpus.diff import Diff, difference
 from treadle_corpus.errors import CorpusDamaged, VersionMissing
 from treadle_corpus.hashing import content_hash, row_line
 from treadle_corpus.manifest import Manifest
@@ -49,39 +51,52 @@ class CorpusRow:
 
 
 class Corpus:
-    """One version of a corpus, open to read. It stays what it is while a writer goes on."""
+    """One version of a corpus, open to read. It stays what it is while a writer goes on, and is not removed before it is closed."""
 
-    def __init__(self, path: Path, store: Store, manifest: Manifest, fingerprint_hex: str) -> None:
+    def __init__(self, path: Path, found: VersionFile, lease: Lease) -> None:
         """Use `open`."""
         self.path = path
-        self.manifest = manifest
-        self._store = store
-        self._fingerprint = fingerprint_hex
+        self._found = found
+        self._lease = lease
+        self._bodies = Bodies(path)
+        self._state: State | None = None
 
     @classmethod
     def open(cls, ref: CorpusRef | Path | str) -> Corpus:
-        """Open a reference, a path (its newest version), or a string `PATH[@vN]`.
+        """Open a reference, a path (its newest version), or a string `PATH[@vN|@TAG]`. No row is read yet.
 
         A string may not be a deeplake:// target, since only settings know the corpus root: use `parse_ref`.
-        Raises CorpusMissing, VersionMissing, CorpusDamaged, TargetError.
+        Raises CorpusMissing, VersionMissing, TagMissing, CorpusOutdated, CorpusDamaged, TargetError.
         """
         if isinstance(ref, str):
             ref = parse_ref(ref)
         elif isinstance(ref, Path):
             ref = CorpusRef(ref, None)
-        path, wanted = ref.path, ref.version
-        there = versions(path)
-        number = max(there, default=0) if wanted is None else wanted
-        if number not in there:
-            raise VersionMissing(path, wanted, there)
-        store = Store.read(_files.data_path(path), number)
-        try:
-            control = decode_control(store.control())
-        except msgspec.DecodeError as err:
-            raise CorpusDamaged(path, f"the control row of v{number} cannot be read ({err})") from err
-        if control.manifest is None or control.manifest.version != number:
-            raise CorpusDamaged(path, f"the tag v{number} is not on the commit that finished v{number}")
-        return cls(path, store, control.manifest, control.fingerprint)
+        path, number = ref.path, ref.version
+        if number is None:
+            there = versions(path)
+            if not there:
+                raise VersionMissing(path, None, there)
+            number = there[-1]
+        elif _files.check_marker(path) != "ready":
+            raise VersionMissing(path, number, [])
+        lease = Lease(path, number)
+        return cls(path, _versions.read_version(path, number), lease)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the version be removed. One that is forgotten is closed."""
+        self._lease.close()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the version says of itself."""
+        return self._found.manifest
 
     @property
     def version(self) -> int:
@@ -97,7 +112,7 @@ class Corpus:
 
     def rows(self, split: SplitChoice = "train") -> Iterator[CorpusRow]:
         """The members of one side of the split, in the order of (episode_id, interaction_id). Raises CorpusDamaged."""
-        for row in self._graded(split):
+        for row in self._graded(self._members(split)):
             yield CorpusRow(
                 row.episode_id,
                 row.interaction_id,
@@ -110,68 +125,71 @@ class Corpus:
             )
 
     def verify(self) -> None:
-        """Read everything and compare with the manifest. Raises CorpusDamaged naming what differs."""
-        parts = Parts(self.path, self._store.bodies)
-        self._members("all", parts)
-        parts.check()
-        found = content_hash(row_line(row) for row in self._graded("all"))
+        """Read everything and compare: the journal and every file of bodies with their checksums, every part, and the content hash of the
+        rows with the manifest. Raises CorpusDamaged naming what differs.
+        """
+        state = self._read()
+        check_segments(self.path, self._found.bodies)
+        if self._found.bodies:
+            self._bodies.read([self._found.bodies - 1])  # in the tail, what comes before the last one is whole as well
+        Parts(self.path, self._bodies.bulks, state.parts).check()
+        found = content_hash(row_line(row) for row in self._graded(self._members("all")))
         if found != self.manifest.content_hash:
             raise CorpusDamaged(
                 self.path, f"v{self.version} has content hash {found}, its manifest {self.manifest.content_hash}"
             )
 
-    def _graded(self, split: SplitChoice) -> Iterator[GradedRow]:
-        parts = Parts(self.path, self._store.bodies)
-        members = sorted(self._members(split, parts))
-        for (key, _, _), row in zip(members, whole_rows(self._stored(members), parts), strict=True):
+    def diff(self, other: Corpus) -> Diff:
+        """What changed from this version to `other`, of the same corpus or another one. Raises CorpusDamaged."""
+        return difference(self._by_key(), other._by_key(), self._whole, other._whole)
+
+    def log(self) -> Iterator[Manifest]:
+        """The manifests of all versions up to this one, the newest first. Raises CorpusDamaged."""
+        for number in reversed(self.versions()):
+            if number <= self.version:
+                yield _versions.read_version(self.path, number).manifest
+
+    def tag(self, name: str, *, force: bool = False) -> None:
+        """Name this version; with `force` also where the tag names another one. Raises TargetError, TagTaken, CorpusUnwritable."""
+        _versions.set_tag(self.path, name, self.version, force=force)
+
+    def tags(self) -> list[str]:
+        """The tags of this version."""
+        return [name for name, version in _versions.read_tags(self.path).items() if version == self.version]
+
+    def _read(self) -> State:
+        if self._state is None:
+            data = checked_journal(self.path, self._found)
+            try:
+                self._state = State.fold(commit for _, commit in decoded(self.path, data))
+            except (ValueError, IndexError, KeyError, TypeError) as err:
+                raise CorpusDamaged(self.path, f"the rows of v{self.version} cannot be read ({err})") from err
+        return self._state
+
+    def _by_key(self) -> dict[Key, RowMeta]:
+        return {key: meta for key, meta in self._read().rows.items() if meta.status == "member"}
+
+    def _members(self, split: SplitChoice) -> list[tuple[Key, RowMeta]]:
+        return sorted((key, meta) for key, meta in self._by_key().items() if split in ("all", meta.side))
+
+    def _whole(self, members: list[tuple[Key, RowMeta]]) -> Iterator[GradedRow]:
+        return self._graded(members)
+
+    def _graded(self, members: list[tuple[Key, RowMeta]]) -> Iterator[GradedRow]:
+        parts = Parts(self.path, self._bodies.bulks, self._read().parts)
+        for (key, _), row in zip(members, whole_rows(self._stored(members), parts), strict=True):
             if not isinstance(row, GradedRow):
                 raise CorpusDamaged(self.path, f"row {key[0]}/{key[1]} in v{self.version}: {row}") from row
             yield row
 
-    def _stored(self, members: list[tuple[Key, int, int]]) -> Iterator[GradedRow]:
+    def _stored(self, members: list[tuple[Key, RowMeta]]) -> Iterator[GradedRow]:
         for start in range(0, len(members), _BLOCK_ROWS):
             block = members[start : start + _BLOCK_ROWS]
-            bodies = self._store.bodies([index for _, index, _ in block])
-            for (key, _, crc), body in zip(block, bodies, strict=True):
+            bulks = self._bodies.bulks([meta.bulk for _, meta in block])
+            for (key, meta), bulk in zip(block, bulks, strict=True):
                 try:
-                    if zlib.crc32(body) != crc:
-                        raise FieldError("$", "has another checksum than when it was written")
-                    yield read_body(body)
+                    yield stored_row(bulk, meta.rest)
                 except FieldError as err:
                     raise CorpusDamaged(
                         self.path, f"the body of row {key[0]}/{key[1]} in v{self.version}: {err}"
                     ) from err
-
-    def _members(self, split: SplitChoice, parts: Parts) -> list[tuple[Key, int, int]]:
-        """(key, row, checksum of the body) of each member on that side. Parts go into `parts`; the state as a whole is checked on the
-        way.
-        """
-        total, members = 0, list[tuple[Key, int, int]]()
-        for n, (name, packed) in enumerate(self._store.keys_and_metas()):
-            total ^= fingerprint(name, packed)
-            if is_part(name):
-                try:
-                    parts.load(name, packed, n)
-                except (msgspec.DecodeError, FieldError) as err:
-                    raise CorpusDamaged(self.path, f"a part in v{self.version} cannot be read ({err})") from err
-                continue
-            meta = self._meta(packed)
-            if meta.status == "member" and split in ("all", meta.side):
-                members.append((decode_key(name), n, meta.crc))
-        if f"{total:032x}" != self._fingerprint:
-            raise CorpusDamaged(self.path, f"the rows of v{self.version} are not those that were written")
-        return members
-
-    def _meta(self, packed: bytes) -> RowMeta:
-        try:
-            return decode_meta(packed)
-        except (msgspec.DecodeError, msgspec.ValidationError) as err:
-            raise CorpusDamaged(self.path, f"a row of v{self.version} cannot be read ({err})") from err
-
-
-def versions(path: Path) -> list[int]:
-    """The versions of the corpus at `path`, ascending; none where its first run is not over. Raises CorpusMissing, CorpusDamaged."""
-    if _files.check_marker(path) != "ready":
-        return []
-    _files.check_seals(path)
-    return Store.read(_files.data_path(path), None).versions()

@@ -1,4 +1,4 @@
-"""Where a corpus lies: a path, or deeplake://ORG/NAME below the configured corpus root; and PATH@vN, one version of it."""
+"""Where a corpus lies: a path, or deeplake://ORG/NAME below the configured corpus root; and PATH@vN or PATH@TAG, one version of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 from treadle_schemas.errors import NotYetSupported
 
+from treadle_corpus._versions import tagged
 from treadle_corpus.errors import TargetError
 
 __all__ = ["CorpusRef", "parse_ref", "resolve_target"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_VERSION = re.compile(r"(.+)@v([^/@]*)", re.DOTALL)
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_AT = re.compile(r"(.+)@([^/@]+)", re.DOTALL)
+_NUMBER = re.compile(r"v[1-9][0-9]{0,8}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _REMOTE = {
     "s3": "object stores",
@@ -65,10 +66,19 @@ def resolve_target(text: str, corpus_root: Path | None = None) -> Path:
 
 
 def parse_ref(text: str, corpus_root: Path | None = None) -> CorpusRef:
-    """`TARGET` or `TARGET@vN`. Raises TargetError for `@v` without a number, and what `resolve_target` raises."""
-    match = _VERSION.fullmatch(text)
+    """`TARGET`, `TARGET@vN` or `TARGET@TAG`, where a tag means the version that it names now. A folder whose name has an @ is a folder.
+
+    Raises TargetError for `@v` without a number, TagMissing for a tag that the corpus has not, and what `resolve_target` raises.
+    """
+    match = _AT.fullmatch(text)
     if match is None:
         return CorpusRef(resolve_target(text, corpus_root), None)
-    if not _NUMBER.fullmatch(match[2]):
-        raise TargetError(f"{text!r}: @v{match[2]} is no version; versions are @v1, @v2, ...")
-    return CorpusRef(resolve_target(match[1], corpus_root), int(match[2]))
+    if _NUMBER.fullmatch(match[2]):
+        return CorpusRef(resolve_target(match[1], corpus_root), int(match[2][1:]))
+    if _SCHEME.fullmatch(text) or not Path(text).expanduser().exists():
+        path = resolve_target(match[1], corpus_root)
+        if (path / "corpus.json").exists():
+            return CorpusRef(path, tagged(path, match[2]))
+    if match[2].startswith("v"):
+        raise TargetError(f"{text!r}: @{match[2]} is no version; versions are @v1, @v2, ...")
+    return CorpusRef(resolve_target(text, corpus_root), None)

@@ -1,30 +1,36 @@
 """Writing a corpus, exactly once.
 
-One run folds `.graded` from the offsets in the control row on, in batches, and finishes one version:
+One run folds `.graded` from the offsets in the journal on, in batches, and finishes one version:
 
     writer = CorpusWriter.open(path, workspace=..., policy=...)      # lock; an interrupted run is finished or gone on with
-    writer.apply(records, offsets, watermark_ms)                     # untagged commits: rows and next offsets together
-    writer.finish(selector, ...)                                     # decide, hash, commit, sync, seal, tag vN
+    writer.apply(records, offsets, watermark_ms)                     # commits without a version: rows and next offsets together
+    writer.finish(selector, ...)                                     # decide, hash, commit, sync, vN
 
 Killed anywhere, the next `open` continues from the offsets of the last commit. So vN is the exact fold of its offsets: offsets and
-rows are one commit, decisions are a pure function of the rows, and a tag is set only on the commit that its control row belongs to.
+rows are one commit, decisions are a pure function of the rows, and the file of vN is the last thing that is written.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
 from treadle_schemas.errors import FieldError
+from treadle_schemas.parts import names_parts
 from treadle_schemas.records import GradedRow
 
-from treadle_corpus import _files
-from treadle_corpus._control import Control, decode_control, encode_control
+from treadle_corpus import _files, _versions
+from treadle_corpus._affected import Affected
+from treadle_corpus._bodies import BodyWriter, Entry, Packed, pack
+from treadle_corpus._control import Control
 from treadle_corpus._decide import decide
-from treadle_corpus._parts import PartKey, PartMeta, PartRecord, Parts, is_part, whole_rows
+from treadle_corpus._journal import Journal, prune
+from treadle_corpus._lines import Lines, merged
+from treadle_corpus._parts import PartKey, PartMeta, PartRecord, Parts, part_name, whole_rows
+from treadle_corpus._recovery import Found, begin, recover
 from treadle_corpus._rows import (
     Decision,
     GradedRecord,
@@ -32,40 +38,29 @@ from treadle_corpus._rows import (
     RowMeta,
     Status,
     absorb,
-    decode_key,
-    decode_meta,
     encode_key,
-    encode_meta,
-    fingerprint,
-    read_body,
+    grade_of,
+    stored_row,
 )
-from treadle_corpus._store import Store, StoredRow
-from treadle_corpus._tally import Tally, kinds_of
-from treadle_corpus.errors import CorpusDamaged, CorpusMissing, PolicyMismatch
+from treadle_corpus._state import State
+from treadle_corpus._tally import Counts, Tally, kinds_of
+from treadle_corpus.errors import (
+    CorpusDamaged,
+    CorpusError,
+    CorpusFull,
+    CorpusInUse,
+    CorpusMissing,
+    PolicyMismatch,
+)
+from treadle_corpus.hashing import line_middle, row_line
 from treadle_corpus.manifest import Manifest
+from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
 
 __all__ = ["CorpusWriter", "Refusal", "Selector"]
 
 _BLOCK_ROWS = 1000
 """Bodies held in memory at once: 8 MB at the 8 KB of a usual row."""
-_STATUS_CODE: Mapping[Status, int] = {
-    "pending": 0,
-    "member": 1,
-    "rejected": 2,
-    "unknown": 3,
-    "leak": 4,
-    "split_moved": 5,
-    "duplicate": 6,
-    "rights": 7,
-    "redacted": 8,
-    "erased": 9,
-    "near_duplicate": 10,
-    "incomplete": 11,
-    "expired": 12,
-}
-_PART_CODE = -2
-_SIDE_CODE = {"train": 0, "heldout": 1}
 
 
 class Refusal(NamedTuple):
@@ -91,16 +86,27 @@ class Selector(Protocol):
 class CorpusWriter:
     """The one writer of a corpus. A context manager; leaving it lets the lock go."""
 
-    def __init__(self, path: Path, lock: _files.Lock, store: Store, control: Control, policy: Policy) -> None:
+    def __init__(self, path: Path, lock: _files.Lock, found: Found, policy: Policy) -> None:
         """Use `open`."""
         self.path = path
         self.policy = policy
         self._lock = lock
-        self._store = store
-        self._control = control
-        self._rows: dict[Key, RowMeta] = {}
-        self._index: dict[Key, int] = {}
-        self._parts = Parts(path, store.bodies)
+        self._stale = False
+        self._take(found)
+
+    def _take(self, found: Found) -> None:
+        self._state: State = found.state
+        self._journal: Journal = found.journal
+        self._bodies: BodyWriter = found.bodies
+        self._parts = Parts(self.path, found.bodies.bulks, found.state.parts)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what is only remembered to be fast: the next `finish` looks at all rows."""
+        self._lines = Lines(self._lines_of)
+        self._counts: Counts | None = None
+        self._affected: Affected | None = None
+        self._members: list[Key] | None = None
 
     @classmethod
     def open(
@@ -114,7 +120,7 @@ class CorpusWriter:
     ) -> CorpusWriter:
         """Open or make the corpus at `path`, and bring what an interrupted run left into order.
 
-        Raises CorpusLocked, CorpusDamaged, PolicyMismatch.
+        Raises CorpusLocked, CorpusDamaged, CorpusOutdated, CorpusFull, CorpusUnwritable, PolicyMismatch.
         """
         try:
             _files.check_marker(path)
@@ -124,9 +130,9 @@ class CorpusWriter:
         try:
             fresh = Control(workspace=workspace, workspace_created_at=workspace_created_at)
             if _files.check_marker(path) == "ready":
-                writer = _recovered(cls, path, lock, fresh, policy)
+                writer = cls(path, lock, recover(path, fresh), policy)
             else:
-                writer = _made(cls, path, lock, fresh, policy)
+                writer = cls(path, lock, begin(path, fresh), policy)
             writer._check_owner(workspace, workspace_created_at, replace_policy)
         except BaseException:
             lock.release()
@@ -141,7 +147,13 @@ class CorpusWriter:
 
     def close(self) -> None:
         """Let the lock go. Nothing is ever left uncommitted between two calls."""
+        self._journal.close()
+        self._bodies.close()
         self._lock.release()
+
+    @property
+    def _control(self) -> Control:
+        return self._state.control
 
     @property
     def offsets(self) -> dict[int, int]:
@@ -161,17 +173,18 @@ class CorpusWriter:
     @property
     def manifest(self) -> Manifest | None:
         """Manifest of the newest version."""
-        return self._control.manifest
+        return self._state.manifest
 
     @property
     def tally(self) -> Tally:
         """How many rows stand where, since the last `finish`."""
-        return Tally.of(self._rows.values())
+        counts = self._counts or Counts.of(self._state.rows.values())
+        return counts.tally
 
     @property
     def new_rows(self) -> int:
         """Rows seen since the newest version."""
-        return len(self._rows) - self._control.rows_at_version
+        return len(self._state.rows) - self._control.rows_at_version
 
     @property
     def unfinished(self) -> bool:
@@ -180,16 +193,16 @@ class CorpusWriter:
 
     def knows(self, key: Key) -> bool:
         """Was the row seen before?"""
-        return key in self._rows
+        return key in self._state.rows
 
     def settled(self, key: Key) -> bool | None:
         """Is the row settled by its last revision? None for a row that was never seen."""
-        meta = self._rows.get(key)
+        meta = self._state.rows.get(key)
         return None if meta is None else meta.settled
 
     def unsettled(self) -> Iterator[Key]:
         """Rows that settled once and are unsettled again."""
-        return (key for key, meta in self._rows.items() if not meta.settled)
+        return (key for key, meta in self._state.rows.items() if not meta.settled)
 
     def apply(
         self,
@@ -198,13 +211,14 @@ class CorpusWriter:
         watermark_ms: int,
         refuse: Callable[[list[Refusal]], None] | None = None,
     ) -> list[Refusal]:
-        """Fold one batch, in the order of its partitions, as one untagged commit with the next offsets.
+        """Fold one batch, in the order of its partitions, as one commit with the next offsets.
 
         Returns the records that contradict what is known: nothing of them is kept. `refuse` gets them before the commit, so that whoever
-        makes dead letters of them has done so before the offsets pass.
+        makes dead letters of them has done so before the offsets pass. Raises CorpusFull, CorpusUnwritable; nothing is folded then.
         """
+        self._current()
         changed: dict[Key, RowMeta] = {}
-        bodies: dict[Key, bytes] = {}
+        newest: dict[Key, GradedRecord] = {}
         kinds = {name: set(k) for name, k in self._control.metric_kinds.items()}
         refused: list[Refusal] = []
         parts = self._parts.news(r for r in records if isinstance(r, PartRecord))
@@ -213,12 +227,12 @@ class CorpusWriter:
         for (position, record), content in zip(rows, whole, strict=True):
             key = record.key
             try:
-                after = absorb(changed.get(key) or self._rows.get(key), record, content)
+                after = absorb(changed.get(key) or self._state.rows.get(key), record, content)
             except FieldError as err:
                 refused.append(Refusal(position, str(err)))
                 continue
             if after is not None:
-                changed[key], bodies[key] = after, record.body
+                changed[key], newest[key] = after, record
                 kinds_of(record.row, kinds)
         control = msgspec.structs.replace(
             self._control,
@@ -228,65 +242,105 @@ class CorpusWriter:
         )
         if refused and refuse is not None:
             refuse(refused)
-        self._commit("fold", changed, control, bodies=bodies, parts=parts)
+        if changed or parts or control != self._control:
+            with self._healing():
+                placed = self._store(changed, newest, parts)
+                self._commit("fold", control, changed, placed)
+                self._seal()
         return refused
 
     def finish(
         self, selector: Selector, *, pending: int = 0, code_version: str = "", created_at: str = ""
     ) -> Manifest | None:
-        """Decide every row and make the next version, or return None where the content is that of the version before.
+        """Decide the rows and make the next version, or return None where the content is that of the version before.
 
         1. decide what is undecided (everything, when the selector is another one), and sketch what near-duplicates need
-        2. statuses of all rows, and what changed since the version before
-        3. one pass over the members: content hash, completeness
-        4. commit rows and control row together, sync
-        5. seal: list the files
-        6. tag
+        2. statuses of all rows that what changed can move, and what changed since the version before
+        3. count, and hash the lines from the first change on
+        4. sync the bodies, commit rows, control and manifest together, sync
+        5. write vN: from here on there is one
+
+        Raises CorpusFull, CorpusUnwritable; there is no new version then, and the next call makes it. Raises CorpusDamaged.
         """
-        decided = self._sketched(self._decided(selector))  # 1
+        self._current()
+        before = self._state.rows
+        scope = self._scope(selector)
+        decided = self._sketched(self._decided(scope, selector))  # 1
         statuses = decide(decided, self.policy, self._control.watermark_ms)  # 2
-        after = {key: _with_status(meta, statuses[key]) for key, meta in decided.items()}
-        added = sum(m.status == "member" and not m.published for m in after.values())
-        updated = sum(m.status == "member" and m.published not in (b"", m.line) for m in after.values())
-        removed = sum(m.status != "member" and m.published != b"" for m in after.values())
+        changed: dict[Key, RowMeta] = {}
+        for key, meta in decided.items():
+            after = _with_status(meta, statuses[key])
+            if after is not before[key]:
+                changed[key] = after
+        moved = {
+            key: meta
+            for key in self._state.touched | changed.keys()
+            if (meta := changed.get(key) or before[key]).published != _line(meta)
+        }
+        came = [key for key, meta in moved.items() if not meta.published]
+        went = [key for key, meta in moved.items() if meta.status != "member"]
+        counts = (
+            Counts.of(changed.get(key, meta) for key, meta in before.items())
+            if self._counts is None
+            else self._counts.changed((before[key], meta) for key, meta in changed.items())
+        )
         control = msgspec.structs.replace(
             self._control, policy=self.policy, selector=selector.identity, finished_offsets=self._control.offsets
         )
-        if not added + updated + removed:
-            self._commit("decide", _difference(self._rows, after), control)
+        if not moved:
+            if changed or control != self._control:
+                with self._healing():
+                    self._commit("decide", control, changed)
+            self._settle(counts)
             return None
-        tally = Tally.of(after.values())
-        members = sorted(key for key, meta in after.items() if meta.status == "member")
-        content = tally.content(self._whole(members))  # 3
-        manifest = Manifest(
-            version=self._control.version + 1,
-            workspace=self._control.workspace,
-            rows=len(members),
-            split=content.split,
-            added=added,
-            updated=updated,
-            removed=removed,
-            new_rows=self.new_rows,
-            dropped=tally.dropped,
-            unknown=tally.unknown,
-            pending=pending,
-            completeness=content.completeness,
-            pass_at_all=content.pass_at_all,
-            content_hash=content.content_hash,
-            offsets=self._control.offsets,
-            watermark_ms=self._control.watermark_ms,
-            last_append_ms=max((after[k].append_ms for k in members), default=None),
-            policy=self.policy,
-            code_version=code_version,
-            created_at=created_at,
-        )
-        after = {key: _published(meta) for key, meta in after.items()}
-        control = msgspec.structs.replace(
-            control, version=manifest.version, manifest=manifest, rows_at_version=len(self._rows)
-        )
-        self._commit(f"v{manifest.version}", _difference(self._rows, after), control, sync=True)  # 4
-        self._seal_and_tag()  # 5, 6
+        with self._healing():
+            members = self._members_after(changed, came, went)
+            looked = [changed.get(key) or before[key] for key in members]
+            tally = counts.tally
+            manifest = Manifest(
+                version=self._control.version + 1,
+                workspace=self._control.workspace,
+                rows=len(members),
+                split=counts.split,
+                added=len(came),
+                updated=len(moved) - len(came) - len(went),
+                removed=len(went),
+                new_rows=self.new_rows,
+                dropped=tally.dropped,
+                unknown=tally.unknown,
+                pending=pending,
+                completeness=counts.completeness,
+                pass_at_all={str(k): v for k, v in pass_hat((m.group, m.reward) for m in looked).items()},
+                content_hash=self._lines.digest(members, moved),  # 3
+                offsets=self._control.offsets,
+                watermark_ms=self._control.watermark_ms,
+                last_append_ms=max((m.append_ms for m in looked), default=None),
+                policy=self.policy,
+                code_version=code_version,
+                created_at=created_at,
+            )
+            control = msgspec.structs.replace(control, version=manifest.version, rows_at_version=len(before))
+            self._bodies.sync()  # 4
+            self._commit("version", control, changed, manifest=manifest)
+            self._journal.sync()
+            _versions.write_version(self.path, self._version_file(manifest))  # 5
+            self._members = members
+            self._settle(counts)
+            self._rotate()
         return manifest
+
+    def remove_versions(self, numbers: Iterable[int]) -> None:
+        """Remove old versions, and the journals that none needs any more. Bodies stay: newer versions share them.
+
+        Raises CorpusInUse for the newest one, for one with a tag and for one that is being read; those before it are removed then.
+        Raises VersionMissing, CorpusUnwritable.
+        """
+        for number in numbers:
+            if number == self._control.version:
+                raise CorpusInUse(self.path, number, "it is the newest one")
+            _versions.remove_version(self.path, number)
+        needed = {_versions.read_version(self.path, number).journal for number in _versions.versions(self.path)}
+        prune(self.path, needed | {self._journal.number})
 
     def _check_owner(self, workspace: str, created_at: str, replace_policy: bool) -> None:
         held = self._control
@@ -306,17 +360,39 @@ class CorpusWriter:
                 "To change it for all rows from the next version on use --replace-policy, or write to another path"
             )
 
-    def _decided(self, selector: Selector) -> dict[Key, RowMeta]:
+    def _scope(self, selector: Selector) -> Mapping[Key, RowMeta]:
+        """The rows to decide: all, or those that what changed since the last `finish` can move."""
+        rows = self._state.rows
+        if selector.identity != self._control.selector or self._control.policy != self.policy:
+            return rows
+        if self._affected is None or self._counts is None or not _by_equality(self.policy):
+            return rows
+        return {key: rows[key] for key in self._affected.take(rows)}
+
+    def _settle(self, counts: Counts) -> None:
+        """Everything is decided and counted: from here on only changes are looked at."""
+        self._counts = counts
+        if self._affected is None:
+            self._affected = Affected(self._state.rows)
+        self._affected.settle()
+
+    def _decided(self, scope: Mapping[Key, RowMeta], selector: Selector) -> dict[Key, RowMeta]:
         fresh = selector.identity != self._control.selector
-        asked = [key for key, meta in self._rows.items() if meta.settled and (fresh or meta.decision == "undecided")]
-        decided = dict(self._rows)
+        asked = [key for key, meta in scope.items() if meta.settled and (fresh or meta.decision == "undecided")]
+        decided = dict(scope)
         for start in range(0, len(asked), _BLOCK_ROWS):
             block = asked[start : start + _BLOCK_ROWS]
-            decisions = selector.select([row for _, row in self._graded(block)])
+            decisions = selector.select(list(self._graded(block)))
             for key, decision in zip(block, decisions, strict=True):
                 if decided[key].decision != decision:
                     decided[key] = msgspec.structs.replace(decided[key], decision=decision)
         return decided
+
+    def _members_after(self, changed: Mapping[Key, RowMeta], came: list[Key], went: list[Key]) -> list[Key]:
+        if self._members is not None:
+            return merged(self._members, came, went)
+        rows = self._state.rows
+        return sorted(key for key, meta in rows.items() if (changed.get(key) or meta).status == "member")
 
     def _sketched(self, rows: dict[Key, RowMeta]) -> dict[Key, RowMeta]:
         """`rows`, of which each that may be a near-duplicate has its sketch. One is made once for each content."""
@@ -324,182 +400,145 @@ class CorpusWriter:
             return rows
         from treadle_corpus._sketch import is_present, sketch
 
-        missing = [k for k, m in rows.items() if m.settled and not m.drop and not is_present(m.sketch)]
-        for key, (_, row) in zip(missing, self._whole(missing), strict=True):
+        missing = [key for key, meta in rows.items() if meta.settled and not meta.drop and not is_present(meta.sketch)]
+        whole = whole_rows(self._graded(missing), self._parts)
+        for key, row in zip(missing, whole, strict=True):
+            if not isinstance(row, GradedRow):
+                raise CorpusDamaged(self.path, f"row {key[0]}/{key[1]}: {row}")
             rows[key] = msgspec.structs.replace(rows[key], sketch=sketch(row.interaction["messages"]))
         return rows
 
-    def _graded(self, keys: Sequence[Key]) -> Iterator[tuple[RowMeta, GradedRow]]:
-        """Rows with their bodies, in the order of `keys`. Raises CorpusDamaged."""
+    def _graded(self, keys: Sequence[Key]) -> Iterator[GradedRow]:
+        """Rows without their parts, in the order of `keys`. Raises CorpusDamaged."""
         for start in range(0, len(keys), _BLOCK_ROWS):
-            block = keys[start : start + _BLOCK_ROWS]
-            for key, body in zip(block, self._store.bodies([self._index[k] for k in block]), strict=True):
-                meta = self._rows[key]
-                if zlib.crc32(body) != meta.crc:
-                    raise CorpusDamaged(self.path, f"the body of row {key[0]}/{key[1]} is not what was written")
-                yield meta, read_body(body)
+            metas = [self._state.rows[key] for key in keys[start : start + _BLOCK_ROWS]]
+            for meta, bulk in zip(metas, self._bodies.bulks([m.bulk for m in metas]), strict=True):
+                yield stored_row(bulk, meta.rest)
 
-    def _whole(self, keys: Sequence[Key]) -> Iterator[tuple[RowMeta, GradedRow]]:
-        """Rows with their parts put back, in the order of `keys`. Raises CorpusDamaged."""
-        rows = whole_rows((row for _, row in self._graded(keys)), self._parts)
-        for key, row in zip(keys, rows, strict=True):
+    def _lines_of(self, keys: Sequence[Key]) -> list[bytes]:
+        """Lines of rows, in the order of `keys`. Raises CorpusDamaged."""
+        metas = [self._state.rows[key] for key in keys]
+        lines: list[bytes] = []
+        by_parts: list[int] = []
+        for n, (meta, body) in enumerate(zip(metas, self._bodies.read([m.bulk for m in metas]), strict=True)):
+            if body.head:
+                grade, side = grade_of(meta.rest)
+                lines.append(body.head + line_middle(grade.metrics, grade.reward, side) + body.tail)
+            else:
+                lines.append(b"")
+                by_parts.append(n)
+        rows = whole_rows(self._graded([keys[n] for n in by_parts]), self._parts)
+        for n, row in zip(by_parts, rows, strict=True):
             if not isinstance(row, GradedRow):
-                raise CorpusDamaged(self.path, f"row {key[0]}/{key[1]}: {row}")
-            yield self._rows[key], row
+                raise CorpusDamaged(self.path, f"row {keys[n][0]}/{keys[n][1]}: {row}")
+            lines[n] = row_line(row)
+        return lines
+
+    def _store(
+        self,
+        changed: dict[Key, RowMeta],
+        newest: Mapping[Key, GradedRecord],
+        parts: Mapping[PartKey, tuple[PartMeta, bytes]],
+    ) -> dict[PartKey, tuple[int, PartMeta]]:
+        """Add the bodies that are new. `changed` learns where its rows' lie; where the parts do is returned."""
+        entries = [Entry(part_name(key), pack(Packed(b"", b"", body))) for key, (_, body) in parts.items()]
+        fresh = [key for key, meta in changed.items() if meta.bulk < 0]
+        entries += [Entry(encode_key(key), pack(_packed(newest[key]))) for key in fresh]
+        first = self._bodies.add(entries)
+        for number, key in enumerate(fresh, first + len(parts)):
+            changed[key] = msgspec.structs.replace(changed[key], bulk=number)
+        return {key: (number, meta) for number, (key, (meta, _)) in enumerate(parts.items(), first)}
 
     def _commit(
         self,
-        message: str,
-        changed: Mapping[Key, RowMeta],
+        kind: str,
         control: Control,
-        *,
-        bodies: Mapping[Key, bytes] | None = None,
-        parts: Mapping[PartKey, tuple[PartMeta, bytes]] | None = None,
-        sync: bool = False,
+        changed: Mapping[Key, RowMeta],
+        parts: Mapping[PartKey, tuple[int, PartMeta]] | None = None,
+        manifest: Manifest | None = None,
     ) -> None:
-        """One commit of rows, parts and control row. What is in memory changes after it, never before."""
-        parts = parts or {}
-        bodies = bodies or {}
-        total = int(control.fingerprint or "0", 16)
-        fresh: list[StoredRow] = []
-        index: dict[Key, int] = {}
-        cells: dict[str, dict[int, object]] = {name: {} for name in StoredRow._fields if name != "key"}
-        stored_rows = len(self._rows) + len(self._parts)
-        part_rows: dict[PartKey, int] = {}
-        for part_key, (part, body) in parts.items():
-            row, known, name, packed = self._parts.place(part_key, stored_rows + len(fresh), part)
-            total ^= fingerprint(name, packed)
-            part_rows[part_key] = row
-            if known is None:
-                fresh.append(StoredRow(name, _PART_CODE, -1, 0, float("nan"), packed, body))
-            else:
-                total ^= fingerprint(name, known)
-                cells["meta"][row], cells["body"][row] = packed, body
-        for key, meta in changed.items():
-            name = encode_key(key)
-            stored = _stored(name, meta, bodies.get(key, b""))
-            total ^= fingerprint(name, stored.meta)
-            before = self._rows.get(key)
-            if before is None:
-                index[key] = stored_rows + len(fresh)
-                fresh.append(stored)
-                continue
-            total ^= fingerprint(name, encode_meta(before))
-            old = _stored(name, before, b"")
-            for column in ("status", "side", "revision", "reward", "meta"):
-                value = getattr(stored, column)
-                if value != getattr(old, column):
-                    cells[column][self._index[key]] = value
-            if key in bodies:
-                cells["body"][self._index[key]] = stored.body
-        control = msgspec.structs.replace(control, fingerprint=f"{total:032x}")
-        if not changed and not parts and control == self._control:
-            return
-        with self._store.change(message, sync=sync):
-            if fresh:
-                self._store.append(fresh)
-            for column, values in cells.items():
-                if values:
-                    self._store.put(column, values)
-            self._store.put_control(encode_control(control))
-        self._rows.update(changed)
-        self._index.update(index)
-        for part_key, row in part_rows.items():
-            self._parts.set(part_key, row, parts[part_key][0])
-        self._control = control
+        """One commit. What is in memory changes after it, never before."""
+        commit = self._state.commit(kind, control, self._bodies.end, changed, parts or {}, manifest)
+        self._journal.append(commit)
+        for key, after in changed.items():
+            before = self._state.rows.get(key)
+            if self._affected is not None and kind == "fold":
+                self._affected.change(key, before, after)
+            if self._counts is not None and kind == "fold":
+                self._counts.replace(before, after)
+        self._state.apply(commit, changed, parts or {})
 
-    def _seal_and_tag(self) -> None:
-        _files.seal(self.path, self._control.version)
-        self._store.tag(self._control.version)
+    def _version_file(self, manifest: Manifest) -> _versions.VersionFile:
+        return _versions.VersionFile(
+            manifest=manifest,
+            journal=self._journal.number,
+            size=self._journal.size,
+            sha256=self._journal.digest(),
+            bodies=self._bodies.end,
+        )
 
-    def _load(self) -> bool:
-        """Read all rows into memory. False where the head is not what its control row says: a commit torn by a power loss."""
-        total = 0
+    def _seal(self) -> None:
+        """Make a tail that has grown a segment. It is no part of any commit."""
+        if self._bodies.ripe:
+            from treadle_corpus._store import write_segment
+
+            self._bodies.seal_tail(write_segment)
+
+    def _rotate(self) -> None:
+        """Begin the next journal with the state of now, when the changes have outgrown what this one begins with."""
+        if self._journal.outgrown:
+            old = self._journal
+            self._journal = Journal.create(self.path, old.number + 1, self._state.base())
+            old.close()
+
+    @contextmanager
+    def _healing(self) -> Iterator[None]:
+        """What goes wrong while something is written leaves the writer as what is on disk says, ready to go on."""
         try:
-            for n, (name, packed) in enumerate(self._store.keys_and_metas()):
-                total ^= fingerprint(name, packed)
-                if is_part(name):
-                    self._parts.load(name, packed, n)
-                    continue
-                key = decode_key(name)
-                self._index[key] = n
-                self._rows[key] = decode_meta(packed)
-        except (CorpusDamaged, FieldError, ValueError, TypeError):
-            return False
-        if f"{total:032x}" != self._control.fingerprint or len(self._rows) + len(self._parts) != len(self._store):
-            return False
-        try:
-            # the only bodies that no seal covers
-            for _ in self._whole([k for k, m in self._rows.items() if m.decision == "undecided"]):
-                pass
-        except (CorpusDamaged, FieldError):
-            return False
-        return True
+            yield
+        except BaseException:
+            self._stale = True
+            with suppress(CorpusError):
+                self._recover()
+            raise
+
+    def _recover(self) -> None:
+        """Become what is on disk. Raises CorpusError: then the next call tries again."""
+        self._journal.close()
+        self._bodies.close()
+        self._take(recover(self.path, self._control))
+        self._stale = False
+
+    def _current(self) -> None:
+        """Raises CorpusError where the state in memory is not that on disk: an earlier write failed."""
+        if self._stale:
+            offsets = self._control.offsets
+            self._recover()
+            if self._control.offsets != offsets:
+                raise CorpusFull(self.path, "an earlier write failed, and the corpus went back to its last commit")
 
 
-def _made(cls: type[CorpusWriter], path: Path, lock: _files.Lock, control: Control, policy: Policy) -> CorpusWriter:
-    _files.write_marker(path, "creating")
-    control = msgspec.structs.replace(control, fingerprint=f"{0:032x}")
-    store = Store.create(_files.data_path(path), encode_control(control))
-    _files.write_marker(path, "ready")
-    return cls(path, lock, store, control, policy)
-
-
-def _recovered(cls: type[CorpusWriter], path: Path, lock: _files.Lock, fresh: Control, policy: Policy) -> CorpusWriter:
-    """The corpus as its last whole commit left it.
-
-    1. sealed files must be whole: they cannot be replaced
-    2. a head torn by a power loss goes back to the newest version, and without one to nothing: `.graded` has it all
-    3. a finished version without its tag gets it now, before anything else is committed
+def _by_equality(policy: Policy) -> bool:
+    """Whether a row's status depends on the row itself and on those that equal it, as `_affected` has it. Near-duplicates and retention
+    depend on more, and so may what is not known here.
     """
-    _files.check_seals(path)  # 1
-    head = Store.open(_files.data_path(path))
-    tagged = max(head.versions(), default=0)
-    writer = None if _files.empty_files(path) else _loaded(cls, path, lock, head, policy)
-    if writer is None or writer._control.version not in (tagged, tagged + 1):  # 2
-        if tagged == 0:
-            return _made(cls, path, lock, fresh, policy)
-        head.revert(tagged)
-        writer = _loaded(cls, path, lock, head, policy)
-        if writer is None:
-            raise CorpusDamaged(path, f"version v{tagged} is not what was written")
-    if writer._control.version == tagged + 1:  # 3
-        writer._seal_and_tag()
-    return writer
-
-
-def _loaded(
-    cls: type[CorpusWriter], path: Path, lock: _files.Lock, store: Store, policy: Policy
-) -> CorpusWriter | None:
-    control = _control_of(store)
-    if control is None:
-        return None
-    writer = cls(path, lock, store, control, policy)
-    return writer if writer._load() else None
-
-
-def _control_of(store: Store) -> Control | None:
-    try:
-        return decode_control(store.control())
-    except (CorpusDamaged, msgspec.DecodeError):
-        return None
-
-
-def _stored(name: bytes, meta: RowMeta, body: bytes) -> StoredRow:
-    reward = float("nan") if meta.reward is None else meta.reward
-    return StoredRow(
-        name, _STATUS_CODE[meta.status], _SIDE_CODE[meta.side], meta.revision, reward, encode_meta(meta), body
+    known = ("filter", "require", "rights", "name", "threshold")
+    return policy.dedupe in ("id", "exact") and policy == Policy(
+        dedupe=policy.dedupe, **{name: getattr(policy, name) for name in known}
     )
+
+
+def _packed(record: GradedRecord) -> Packed:
+    bulk, _ = record.bulk_and_rest
+    if names_parts(record.row.interaction):
+        return Packed(b"", b"", bulk)
+    return Packed(record.pieces.head, record.pieces.tail, bulk)
+
+
+def _line(meta: RowMeta) -> bytes:
+    """What a version made now would hold of the row."""
+    return meta.line if meta.status == "member" else b""
 
 
 def _with_status(meta: RowMeta, status: Status) -> RowMeta:
     return meta if meta.status == status else msgspec.structs.replace(meta, status=status)
-
-
-def _published(meta: RowMeta) -> RowMeta:
-    line = meta.line if meta.status == "member" else b""
-    return meta if meta.published == line else msgspec.structs.replace(meta, published=line)
-
-
-def _difference(before: Mapping[Key, RowMeta], after: Mapping[Key, RowMeta]) -> dict[Key, RowMeta]:
-    return {key: meta for key, meta in after.items() if meta is not before[key]}

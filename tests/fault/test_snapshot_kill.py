@@ -1,4 +1,4 @@
-"""kill -9 of the snapshotter at random moments: every tag is the exact fold of the offsets inside it, and every version is announced.
+"""kill -9 of the snapshotter at random moments: every version is the exact fold of the offsets inside it, and every version is announced.
 
 The recount knows nothing of the corpus: it folds `.graded`, record by record, up to the offsets that a version names.
 """
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PARTITIONS = 3
 ROWS = 400
+SMALL = "from treadle_corpus import _bodies, _journal; _bodies.SEGMENT_BODIES = 40; _journal.ROTATE_BYTES = 20_000; "
+"""Segments are sealed and journals begun anew all the time."""
 
 
 class Producer(threading.Thread):
@@ -93,7 +95,7 @@ def start(servers: str, workspace: str, corpus: Path, home: Path, log: Path) -> 
     command = [
         sys.executable,
         "-c",
-        "from treadle.cli import main; main()",
+        SMALL + "from treadle.cli import main; main()",
         "snapshotter",
         "--workspace",
         workspace,
@@ -123,6 +125,7 @@ def newest(corpus: Path) -> int:
 
 
 @pytest.mark.fault
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kills", [5, pytest.param(60, marks=pytest.mark.long)])
 def test_every_version_is_the_exact_fold_of_its_offsets_whenever_the_snapshotter_is_killed(
     broker: str, workspace_name: str, tmp_path: Path, kills: int
@@ -166,6 +169,9 @@ def test_every_version_is_the_exact_fold_of_its_offsets_whenever_the_snapshotter
     made = versions(corpus)
     assert made == list(range(1, len(made) + 1))
     assert len(made) >= 3, "too few versions to say anything"
+    segments, journals = len(list((corpus / "bodies").glob("*.json"))), len(list((corpus / "index").iterdir()))
+    assert segments >= 1, "nothing was sealed"
+    assert journals >= 2, "no journal was begun anew"
     for number in made:
         version = Corpus.open(f"{corpus}@v{number}")
         assert version.manifest.content_hash == recount(records, version.manifest.offsets), f"v{number}, seed {seed}"
@@ -176,7 +182,9 @@ def test_every_version_is_the_exact_fold_of_its_offsets_whenever_the_snapshotter
     ]
     assert {t.version for t in told} >= set(made[:-1])
     assert not list(read(broker, topic(workspace_name, "dead-letter"), PARTITIONS))
-    print(f"{len(made)} versions, {producer.count} records, all equal to the fold of their offsets")
+    print(
+        f"{len(made)} versions, {producer.count} records, all equal to the fold of their offsets; {segments} segments, {journals} journals"
+    )
 
 
 @pytest.mark.fault

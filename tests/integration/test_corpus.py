@@ -1,13 +1,10 @@
-"""The corpus on real Deeplake: versions, interruptions, damage, locks."""
+"""The corpus: versions, policies, locks. What lies on disk is tested in test_corpus_storage.py."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from treadle_corpus import (
     CorpusDamaged,
     CorpusLocked,
     CorpusMissing,
+    CorpusOutdated,
     CorpusWriter,
     Decision,
     GradedRecord,
@@ -28,8 +26,7 @@ from treadle_corpus import (
     content_hash,
     row_line,
 )
-from treadle_corpus import _files as files
-from treadle_corpus._store import Store
+from treadle_corpus._journal import Journal
 from treadle_corpus.testing import SelectAll, graded
 from treadle_schemas.canonical import dumps
 from treadle_schemas.records import GradedRow
@@ -243,176 +240,19 @@ def test_missing_corpora_and_versions_say_what_there_is(path: Path) -> None:
         Corpus.open(f"{path}@v7")
 
 
-# --- interruptions: each step of a run dies once, in a process of its own ------------------------------------------------------
-
-RUN = """
-import os, sys
-from pathlib import Path
-from treadle_corpus import CorpusWriter, Policy
-from treadle_corpus import _files, writer
-from treadle_corpus._store import Store
-from treadle_corpus.testing import SelectAll, graded
-
-def die(*_, **__):
-    os.kill(os.getpid(), 9)
-
-step, path = sys.argv[1], Path(sys.argv[2])
-rows = [graded(f"r{n}") for n in range(40)]
-if step == "in the making":
-    Store.create = die
-elif step == "before the marker":
-    made = Store.create
-    Store.create = lambda *a: (made(*a), die())
-with CorpusWriter.open(path, workspace="w", policy=Policy()) as corpus:
-    start = corpus.offsets.get(0, 0)
-    for n in range(start, 40, 10):
-        if step == "in a batch" and n == 20:
-            Store.put_control = die
-        corpus.apply(rows[n : n + 10], {0: n + 10}, n)
-        if step == "after a batch" and n == 10:
-            die()
-    if step == "before the seal":
-        _files.seal = die
-    if step == "before the tag":
-        Store.tag = die
-    corpus.finish(SelectAll())
-    if step == "after the tag":
-        die()
-"""
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize(
-    "step",
-    [
-        "in the making",
-        "before the marker",
-        "in a batch",
-        "after a batch",
-        "before the seal",
-        "before the tag",
-        "after the tag",
-    ],
-)
-def test_a_run_killed_at_any_step_is_finished_by_the_next(path: Path, step: str) -> None:
-    killed = subprocess.run([sys.executable, "-c", RUN, step, str(path)], check=False, timeout=60)
-    assert killed.returncode == -9
-    subprocess.run([sys.executable, "-c", RUN, "not at all", str(path)], check=True, timeout=60)
-    corpus = Corpus.open(path)
-    assert corpus.versions() == [1]
-    assert corpus.manifest.offsets == {"0": 40}
-    assert corpus.manifest.content_hash == content_hash(sorted(row_line(graded(f"r{n}").row) for n in range(40)))
-    corpus.verify()
-
-
 def test_an_exception_in_a_batch_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(path, [graded("a")])
     with writer(path) as corpus:
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "put_control", lambda *_: 1 / 0)
+            patch.setattr(Journal, "append", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 corpus.apply([graded("b"), graded("a", revision=2, reward=5.0)], {0: 3}, 0)
         assert corpus.offsets == {0: 1}
+        assert not corpus.knows(("b", "b"))
         corpus.apply([graded("b"), graded("a", revision=2, reward=5.0)], {0: 3}, 0)
         corpus.finish(SelectAll())
     assert [r.grade.reward for r in Corpus.open(path).rows("all")] == [5.0, 1.0]
-
-
-def test_a_failed_commit_ends_the_process_and_the_next_one_goes_on(path: Path) -> None:
-    run(path, [graded("a")])
-    script = """
-    import sys
-    from pathlib import Path
-    from treadle_corpus import CorpusWriter, Policy, _store
-    from treadle_corpus.testing import graded
-    class Full:
-        def __init__(self, ds): self._ds = ds
-        def __getattr__(self, name): return getattr(self._ds, name)
-        def __getitem__(self, name): return self._ds[name]
-        def __len__(self): return len(self._ds)
-        def commit(self, *_): raise OSError(28, "No space left on device")
-    corpus = CorpusWriter.open(Path(sys.argv[1]), workspace="w", policy=Policy())
-    corpus._store._ds = Full(corpus._store._ds)
-    try:
-        corpus.apply([graded("b")], {0: 2}, 0)
-    finally:
-        print("a destructor or handler ran")
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
-    ended = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "No space left" in ended.stderr
-    assert "Nothing is lost" in ended.stderr
-    assert ended.stdout == ""
-    with writer(path) as corpus:
-        assert corpus.offsets == {0: 1}
-        assert not corpus.knows(("b", "b"))
-
-
-# --- damage -------------------------------------------------------------------------------------------------------------------
-
-
-def data_files(path: Path, skip: set[Path] | None = None) -> list[Path]:
-    found = [f for f in (path / "data").rglob("*") if f.is_file() and f.name != "next_base" and f.suffix != ".lock"]
-    return sorted((f for f in found if f not in (skip or set())), key=lambda f: f.stat().st_size)
-
-
-@pytest.mark.parametrize("how", ["empty", "half", "gone"])
-def test_damage_to_a_version_is_found_before_deeplake_meets_it(path: Path, tmp_path: Path, how: str) -> None:
-    run(path, [graded(str(n)) for n in range(50)])
-    for n, file in enumerate(data_files(path)):
-        if str(file).endswith(tuple(json.loads((path / "seals" / "v1.json").read_bytes()))):
-            copy = tmp_path / f"copy{n}"
-            shutil.copytree(path, copy)
-            victim = copy / file.relative_to(path)
-            if how == "gone":
-                victim.unlink()
-            else:
-                os.truncate(victim, 0 if how == "empty" else victim.stat().st_size // 2)
-            with pytest.raises(CorpusDamaged, match="data/"):
-                Corpus.open(copy)
-            with pytest.raises(CorpusDamaged):
-                writer(copy)
     Corpus.open(path).verify()
-
-
-def test_changed_bytes_are_found_by_checksum(path: Path) -> None:
-    run(path, [graded(str(n)) for n in range(50)])
-    biggest = data_files(path)[-1]
-    content = biggest.read_bytes()
-    biggest.write_bytes(content.replace(b"please do", b"please no", 1))
-    with pytest.raises(CorpusDamaged, match="checksum"):
-        list(Corpus.open(path).rows("all"))
-
-
-def test_a_head_torn_by_a_power_loss_goes_back_to_the_newest_version(path: Path) -> None:
-    first = run(path, [graded(str(n)) for n in range(30)])
-    assert first is not None
-    sealed = set(data_files(path))
-    with writer(path) as corpus:
-        corpus.apply([graded(f"x{n}") for n in range(30)], {0: 60}, 0)
-    victims = [f for f in data_files(path, sealed) if "_deeplake_log" not in f.parts]
-    os.truncate(victims[-1], 0)
-    with writer(path) as corpus:
-        assert corpus.offsets == {0: 30}
-        corpus.apply([graded(f"x{n}") for n in range(30)], {0: 60}, 0)
-        second = corpus.finish(SelectAll())
-    assert second is not None
-    assert (second.version, second.rows, second.added) == (2, 60, 30)
-    for ref in ("@v1", "@v2"):
-        Corpus.open(f"{path}{ref}").verify()
-    assert Corpus.open(f"{path}@v1").manifest.content_hash == first.content_hash
-
-
-def test_a_torn_head_without_any_version_starts_anew(path: Path) -> None:
-    with writer(path) as corpus:
-        corpus.apply([graded(f"x{n}") for n in range(30)], {0: 30}, 0)
-    os.truncate(data_files(path)[-1], 0)
-    with writer(path) as corpus:
-        assert corpus.offsets == {}
-        corpus.apply([graded(f"x{n}") for n in range(30)], {0: 30}, 0)
-        assert corpus.finish(SelectAll()) is not None
-    assert len(ids(path)) == 30
 
 
 @pytest.mark.parametrize(
@@ -423,7 +263,7 @@ def test_a_torn_head_without_any_version_starts_anew(path: Path) -> None:
         ("corpus.json", b"not json"),
         ("corpus.json", b'{"format":"other","format_version":1,"state":"ready"}'),
         ("corpus.json", b'{"format":"treadle-corpus","format_version":99,"state":"ready"}'),
-        ("corpus.json", b'{"format":"treadle-corpus","format_version":1,"state":"ready"}'),
+        ("corpus.json", b'{"format":"treadle-corpus","format_version":2,"state":"ready"}'),
     ],
 )
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, name: str, content: bytes) -> None:
@@ -434,33 +274,23 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path, name: str, c
     assert [f.name for f in tmp_path.iterdir()] == [name]
 
 
+def test_a_corpus_of_the_first_format_is_refused_with_the_way_out_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "corpus.json").write_bytes(b'{"format":"treadle-corpus","format_version":1,"state":"ready"}')
+    (tmp_path / "data").mkdir()
+    for attempt in (Corpus.open, writer):
+        with pytest.raises(
+            CorpusOutdated, match="`treadle snapshot WORKSPACE --to ANOTHER_PATH` makes the corpus again"
+        ):
+            attempt(tmp_path)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["corpus.json", "data"]
+
+
 def test_a_file_is_no_corpus(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"")
     for attempt in (Corpus.open, writer):
         with pytest.raises(CorpusDamaged):
             attempt(file)
-
-
-def test_a_random_data_folder_is_damage(path: Path) -> None:
-    run(path, [graded("a")])
-    shutil.rmtree(path / "data")
-    (path / "data").mkdir()
-    (path / "data" / "x").write_bytes(os.urandom(100))
-    with pytest.raises(CorpusDamaged):
-        Corpus.open(path)
-
-
-def test_deeplake_files_are_written_once_so_that_sizes_can_be_listed(path: Path) -> None:
-    seen: dict[Path, tuple[int, int]] = {}
-    for n in range(30):
-        run(path, [graded(f"r{n}"), graded("again", revision=n + 1, reward=float(n))])
-        now = {f: (f.stat().st_size, f.stat().st_mtime_ns) for f in data_files(path)}
-        assert {f: now.get(f) for f in seen} == seen
-        seen = now
-    for n in (1, 15, 30):
-        Corpus.open(f"{path}@v{n}").verify()
-    assert len(files._sealed(path, 30)) > 100
 
 
 def test_reading_needs_no_network_and_leaves_no_crash_reporter(path: Path, tmp_path: Path) -> None:

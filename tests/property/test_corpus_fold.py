@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treadle_corpus import Policy, content_hash, row_line
+from treadle_corpus import Policy, content_hash, read_record, row_line
 from treadle_corpus._decide import decide
-from treadle_corpus._rows import GradedRecord, Key, RowMeta, absorb, decode_meta, encode_meta, fingerprint
+from treadle_corpus._rows import GradedRecord, Key, RowMeta, absorb, grade_of, stored_row
+from treadle_corpus.hashing import LinePieces, line_middle
 from treadle_corpus.testing import graded
 from treadle_schemas.canonical import canonical_json, dumps, loads
 from treadle_schemas.records import row_content
@@ -31,6 +32,7 @@ def test_a_line_is_the_canonical_json_of_the_content_after_any_number_of_round_t
 ) -> None:
     row = graded("a", messages=[{**m, "role": "user"} for m in messages], tools=tools).row
     assert row_line(row) == canonical_json(row_content(row)) + b"\n"
+    assert LinePieces.of(row).line == row_line(row)
     assert canonical_json(loads(dumps(row.interaction))) == canonical_json(row.interaction)
 
 
@@ -100,14 +102,22 @@ def check_version(rows: dict[Key, RowMeta], statuses: Mapping[Key, str], dedupe:
         assert "duplicate" not in statuses.values()
 
 
-@given(st.lists(REVISION, min_size=1, max_size=6))
+@given(TEXT, TEXT, JSON, JSON, st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)))
 @settings(max_examples=100, deadline=None)
-def test_metas_survive_storage_and_any_change_shows_in_the_fingerprint(drawn: list[tuple[Any, ...]]) -> None:
-    for meta in fold(revisions(drawn)).values():
-        packed = encode_meta(meta)
-        assert decode_meta(packed) == meta
-        assert fingerprint(b"k", packed) != fingerprint(b"l", packed)
-        assert fingerprint(b"k", packed) != fingerprint(b"k", packed[:-1])
+def test_a_row_is_stored_in_two_pieces_and_its_line_put_together_of_three(
+    one: str, two: str, task: Any, tools: Any, reward: float | None
+) -> None:
+    hard = ',"messages":null,"task_id":"x"'
+    body = loads(graded("i", reward=reward, tools=tools).body)
+    body |= {"episode_id": one + hard, "interaction_id": hard + two, "unknown field": [task], "feedback": []}
+    body["interaction"] |= {"task_id": task}
+    record = read_record(dumps(body))
+    bulk, rest = record.bulk_and_rest
+    assert stored_row(bulk, rest) == record.row
+    assert loads(bulk) | loads(rest) == body
+    assert record.pieces.line == row_line(record.row)
+    grade, side = grade_of(rest)
+    assert record.pieces.middle == line_middle(grade.metrics, grade.reward, side)
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), unique=True, min_size=1))

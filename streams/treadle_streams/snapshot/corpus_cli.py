@@ -1,4 +1,4 @@
-"""`treadle corpus show|list|export`."""
+"""`treadle corpus list|show|log|diff|verify|tag|export`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from treadle_corpus import Corpus, CorpusError, Manifest, parse_ref, versions
 from treadle_schemas.codec import to_json
 
 from treadle_streams.exporting.commands import export
+from treadle_streams.snapshot.history_cli import diff, log, tag, verify
 
 __all__ = ["corpus"]
 
 
 @click.group(cls=SuggestingGroup)
 def corpus() -> None:
-    """Look into corpora and export views of them."""
+    """Look into corpora, compare and name their versions, and export views of them."""
 
 
-corpus.add_command(export)
+for _command in (export, log, diff, verify, tag):
+    corpus.add_command(_command)
 
 
 @corpus.command()
-@click.argument("ref", metavar="PATH[@vN]")
+@click.argument("ref", metavar="PATH[@vN|@TAG]")
 @json_option
 @pass_settings
 def show(settings: Settings, ref: str, as_json: bool) -> None:
@@ -36,7 +38,9 @@ def show(settings: Settings, ref: str, as_json: bool) -> None:
     """
     found = Corpus.open(parse_ref(ref, settings.corpus_root))
     if as_json:
-        echo_json({"corpus": str(found.path), **to_json(found.manifest), "versions": found.versions()})
+        echo_json(
+            {"corpus": str(found.path), **to_json(found.manifest), "tags": found.tags(), "versions": found.versions()}
+        )
         return
     for line in _lines(found):
         click.echo(line)
@@ -95,4 +99,9 @@ def _lines(found: Corpus) -> Iterator[str]:
     passed = ", ".join(f"pass^{k} {value:.3f}" for k, value in made.pass_at_all.items() if value is not None)
     yield f"  tasks         {passed or 'no graded attempts'}"
     yield "  offsets       " + ", ".join(f"{p}:{offset}" for p, offset in made.offsets.items())
-    yield "  versions      " + ", ".join(f"v{n}" for n in found.versions())
+    tags = found.tags()
+    if tags:
+        yield "  tags          " + ", ".join(tags)
+    there = found.versions()
+    few = ", ".join(f"v{n}" for n in there)
+    yield "  versions      " + (few if len(there) <= 8 else f"v{there[0]} to v{there[-1]}, {len(there):,} of them")
