@@ -5,7 +5,7 @@ Importing this package is light; Deeplake is loaded when a corpus is opened.
 
 from treadle_corpus._parts import PartRecord, read_parts
 from treadle_corpus._rows import Decision, GradedRecord, decode_key, read_record
-from treadle_corpus._tally import Tally
+from treadle_corpus._tally import Tally, kinds_of
 from treadle_corpus._versions import read_tags, set_tag, untag
 from treadle_corpus.diff import Diff, RowChange
 from treadle_corpus.errors import (
@@ -64,6 +64,7 @@ __all__ = [
     "VersionMissing",
     "content_hash",
     "decode_key",
+    "kinds_of",
     "parse_ref",
     "pass_hat",
     "read_parts",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 
-from treadle_schemas.records import GradedRow
+from treadle_schemas.records import GradedRow, Progress
 
 from treadle_corpus._rows import RowMeta, grade_of
 from treadle_corpus.manifest import StateCounts
@@ -120,7 +120,7 @@ class Counts:
         return found
 
 
-def kinds_of(row: GradedRow, into: MutableMapping[str, set[str]]) -> None:
+def kinds_of(row: GradedRow | Progress, into: MutableMapping[str, set[str]]) -> None:
     """Note the metrics of a row and what kind of value each has."""
     for name, (_, value) in row.grade.metrics.items():
         kinds = into.setdefault(name, set())

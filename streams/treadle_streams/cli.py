@@ -12,6 +12,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "status": ("treadle_streams.supervisor.commands:status", "Show how broker, services and workspaces are."),
     "workspace": ("treadle_streams.workspaces.commands:workspace", "Create, list, show and delete workspaces."),
     "worker": ("treadle_streams.worker.cli:command", "Join interactions with their outcomes; runs until stopped."),
+    "tail": ("treadle_streams.tail.commands:command", "Show the newest graded rows, and those that follow."),
     "dead-letter": (
         "treadle_streams.dead_letters.commands:dead_letter",
         "Look at what the join refused, and send it again.",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from treadle_corpus.testing import graded
-from treadle_schemas.records import GradedRow
+from treadle_schemas.records import GradedRow, Progress
 from treadle_schemas.workspace import Metric, WorkspaceSettings
 from treadle_streams.filter import (
+    COLUMNS,
+    PROGRESS_COLUMNS,
     Filter,
     FilterError,
     FilterNameError,
@@ -16,6 +18,7 @@ from treadle_streams.filter import (
     check_syntax,
     compile,
     metric_types,
+    progress_row,
 )
 
 METRICS: dict[str, SqlType] = {
@@ -232,3 +235,45 @@ def test_the_identity_names_all_that_a_decision_depends_on() -> None:
         != compile("cost IS NULL", {"cost": "VARCHAR"}, 1).identity
     )
     assert compile("ended_at < now", {}, 1).identity != compile("ended_at < now", {}, 2).identity
+
+
+def test_now_can_be_moved_without_compiling_anew() -> None:
+    found = compiled("ended_at > now - INTERVAL '1 day'")
+    assert found.matches([ROW]) == [True]
+    later = found.at(NOON_MS + 2 * 86_400_000)
+    assert (later.matches([ROW]), found.matches([ROW])) == ([False], [True])
+    assert later.identity != found.identity
+    plain = compiled("reward > 0")
+    assert plain.at(0) is plain
+
+
+def test_a_row_that_is_not_whole_is_asked_only_about_what_it_has() -> None:
+    change = Progress(
+        episode_id="e",
+        interaction_id="i",
+        task_id="t",
+        agent="desk",
+        slot="main",
+        release=None,
+        grade=ROW.grade,
+        split="train",
+        revision=2,
+        append_ms=5,
+        ended_at="2024-05-15T20:32:00Z",
+    )
+    text = "agent = 'desk' AND task_id = 't' AND cost = 12 AND state(\"a b\") = 'pending' AND release IS NULL"
+    found = compile(text + " AND ended_at < now + INTERVAL '1 day'", METRICS, NOON_MS, PROGRESS_COLUMNS)
+    assert found.matches([progress_row(change)]) == [True]
+    for column in sorted({*COLUMNS, "tags.x"} - PROGRESS_COLUMNS):
+        with pytest.raises(FilterNameError, match="is not known of these rows"):
+            compile(f"{column} IS NULL", METRICS, NOON_MS, PROGRESS_COLUMNS)
+        assert compile(f"{column} IS NULL", METRICS, NOON_MS).matches([ROW]) != [None]
+
+
+def test_half_a_surrogate_pair_is_no_text_and_stops_nothing() -> None:
+    with pytest.raises(FilterSyntaxError, match="surrogate") as caught:
+        compiled("agent = '\ud83d'")
+    assert caught.value.position == 9
+    rows = [row(model="\ud83dx"), row(model="m"), row(model=None), row(step=2**70)]
+    assert compiled("model = '\ufffdx'").matches(rows) == [True, False, None, None]
+    assert compiled("step IS NULL").matches(rows) == [False, False, False, True]

@@ -13,6 +13,7 @@ from treadle_schemas.codec import (
     OUTCOME,
     PART,
     PROGRESS,
+    REGRADED,
     RELEASE,
     SNAPSHOT,
 )
@@ -37,8 +38,8 @@ TYPES: Final[dict[str, tuple[str, type[Any]]]] = {
 BESIDE: Final = {
     INTERACTION: (PART, IMPORT_MARKER),
     OUTCOME: (IMPORT_MARKER,),
-    GRADED: (PART,),
-    PROGRESS: (CLOCK,),
+    GRADED: (PART, REGRADED),
+    PROGRESS: (CLOCK, REGRADED),
 }
 """What else lies on a topic, by the type of what is wanted from it."""
 PUBLIC_INPUTS: Final = (INTERACTION, OUTCOME)

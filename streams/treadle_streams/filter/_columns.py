@@ -8,10 +8,20 @@ from typing import Any, Final, Literal, NamedTuple
 
 from treadle_schemas.canonical import canonical_json
 from treadle_schemas.moments import to_micros
-from treadle_schemas.records import GradedRow
+from treadle_schemas.records import GradedRow, Progress, Provenance
 from treadle_schemas.workspace import WorkspaceSettings
 
-__all__ = ["COLUMNS", "Column", "SqlType", "metric_column", "metric_types", "state_column", "tag_column"]
+__all__ = [
+    "COLUMNS",
+    "PROGRESS_COLUMNS",
+    "Column",
+    "SqlType",
+    "metric_column",
+    "metric_types",
+    "progress_row",
+    "state_column",
+    "tag_column",
+]
 
 SqlType = Literal["VARCHAR", "DOUBLE", "BIGINT", "BOOLEAN", "TIMESTAMPTZ"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,6 +39,14 @@ def _field(name: str, default: Any = None) -> Callable[[GradedRow], Any]:
     return lambda row: row.interaction.get(name, default)
 
 
+def _int64(name: str, default: int) -> Callable[[GradedRow], int | None]:
+    def read(row: GradedRow) -> int | None:
+        value: int = row.interaction.get(name, default)
+        return value if -(2**63) <= value < 2**63 else None
+
+    return read
+
+
 def _time(name: str) -> Callable[[GradedRow], Any]:
     return lambda row: _EPOCH + timedelta(microseconds=to_micros(row.interaction[name], f"$.interaction.{name}"))
 
@@ -41,7 +59,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "model": Column("VARCHAR", _field("model")),
     "slot": Column("VARCHAR", _field("slot", "main")),
     "release": Column("VARCHAR", _field("release")),
-    "step": Column("BIGINT", _field("step", 0)),
+    "step": Column("BIGINT", _int64("step", 0)),
     "status": Column("VARCHAR", _field("status", "ok")),
     "started_at": Column("TIMESTAMPTZ", _time("started_at")),
     "ended_at": Column("TIMESTAMPTZ", _time("ended_at")),
@@ -51,6 +69,36 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "subject": Column("VARCHAR", _field("subject")),
 }
 """Columns of every row. They win over metrics of the same name, which `metrics.NAME` still reaches."""
+
+
+PROGRESS_COLUMNS: Final = frozenset(
+    {
+        *("episode_id", "interaction_id", "task_id", "agent", "slot", "release"),
+        *("ended_at", "reward", "completeness", "split"),
+    }
+)
+"""What `.progress` says of a row. A filter that names another column is refused there: NULL would mean something else."""
+
+
+def progress_row(change: Progress) -> GradedRow:
+    """A change of a row as a filter over PROGRESS_COLUMNS takes it."""
+    said = {name: getattr(change, name) for name in ("task_id", "agent", "slot", "release", "ended_at")}
+    return GradedRow(
+        episode_id=change.episode_id,
+        interaction_id=change.interaction_id,
+        interaction=said,
+        grade=change.grade,
+        split=change.split,
+        split_group="",
+        provenance=Provenance(
+            revision=change.revision,
+            graded_at="",
+            append_ms=change.append_ms,
+            interaction_offset=0,
+            partition=0,
+            outcome_ids=[],
+        ),
+    )
 
 
 def metric_types(settings: WorkspaceSettings, seen: Mapping[str, frozenset[str]]) -> dict[str, SqlType]:

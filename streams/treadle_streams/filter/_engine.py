@@ -1,9 +1,16 @@
-"""Evaluating a filter: DuckDB over Arrow batches, without access to anything outside."""
+"""Evaluating a filter: DuckDB over Arrow batches, without access to anything outside.
+
+There is no second evaluator for single rows: two would have to be kept equal in every corner of SQL (casts, collation, time zones,
+overflow), and one call costs about a millisecond whether it is asked about one row or a thousand. So readers that follow a topic ask in
+batches.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,8 +19,8 @@ import pyarrow as pa
 from treadle_corpus import Decision
 from treadle_schemas.records import GradedRow
 
-from treadle_streams.filter._columns import SqlType
-from treadle_streams.filter._grammar import NOW, Checked, check_syntax, resolve
+from treadle_streams.filter._columns import Column, SqlType
+from treadle_streams.filter._grammar import ANY_COLUMN, NOW, Checked, check_syntax, resolve
 from treadle_streams.filter.errors import FilterTypeError
 
 __all__ = ["Filter", "compile"]
@@ -50,9 +57,13 @@ class Filter:
             parts = [checked.sql, *(c.sql_type for c in checked.columns)]
             if checked.uses_now:
                 parts.append(str(now_ms))
-            self._database = _connect()
+            self._connection = _database().cursor()
         self.identity = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         """Names all that a decision depends on beside the row: expression, types, and the time where it is asked for."""
+
+    def at(self, now_ms: int) -> Filter:
+        """The same filter with another `now`."""
+        return self if self._checked is None or not self._checked.uses_now else Filter(self.text, self._checked, now_ms)
 
     def matches(self, rows: Sequence[GradedRow]) -> list[bool | None]:
         """True, False or None (unknown) for each row. A thousand rows in one call cost little more than one."""
@@ -83,7 +94,7 @@ class Filter:
 
     def _run(self, sql: str, rows: Sequence[GradedRow]) -> list[bool | None]:
         assert self._checked is not None
-        arrays = [pa.array([c.read(row) for row in rows], _ARROW[c.sql_type]) for c in self._checked.columns]
+        arrays = [_array(column, rows) for column in self._checked.columns]
         arrays.append(pa.array([self._now] * len(rows), _ARROW["TIMESTAMPTZ"]))
         names = [*(f"c{n}" for n in range(len(arrays) - 1)), NOW]
         table = pa.table(dict(zip(names, arrays, strict=True)))
@@ -91,32 +102,49 @@ class Filter:
 
     def _execute(self, sql: str, table: Any) -> duckdb.DuckDBPyRelation:
         try:
-            found = self._database.from_arrow(table).query("rows_", f"SELECT {sql} FROM rows_")  # noqa: S608
+            found = self._connection.from_arrow(table).query("rows_", f"SELECT {sql} FROM rows_")  # noqa: S608
             return found.execute()
         except duckdb.Error as err:
             raise FilterTypeError(self.text or "", _readable(str(err))) from None
 
 
-def compile(text: str | None, metrics: Mapping[str, SqlType], now_ms: int) -> Filter:
+def compile(
+    text: str | None, metrics: Mapping[str, SqlType], now_ms: int, columns: Collection[str] = ANY_COLUMN
+) -> Filter:
     """Compile a filter; None selects every row.
 
-    `metrics` gives the types of those that are declared or were seen (`metric_types`); `now_ms` is the watermark. Raises FilterError.
+    `metrics` gives the types of those that are declared or were seen (`metric_types`); `now_ms` is the watermark. `columns` are those
+    that the rows have, for rows that are not whole (`PROGRESS_COLUMNS`). Raises FilterError.
     """
     if text is None:
         return Filter(None, None, now_ms)
-    made = Filter(text, resolve(text, check_syntax(text), metrics), now_ms)
+    made = Filter(text, resolve(text, check_syntax(text), metrics, columns), now_ms)
     made._check_types()
     return made
 
 
-def _connect() -> duckdb.DuckDBPyConnection:
+@functools.cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """The one database of this process, empty for ever: making one costs 10 ms and opens files, a connection to it does neither."""
     database = duckdb.connect(":memory:", config=dict(_CONFIG))
-    database.execute("SET TimeZone='UTC'")
-    database.execute(
-        "SET ieee_floating_point_ops=false"
-    )  # division by zero is NULL: NaN would be greater than anything
-    database.execute("SET lock_configuration=true")
+    database.execute("SET GLOBAL TimeZone='UTC'")
+    # division by zero is NULL: NaN would be greater than anything
+    database.execute("SET GLOBAL ieee_floating_point_ops=false")
+    database.execute("SET GLOBAL lock_configuration=true")
     return database
+
+
+os.register_at_fork(after_in_child=_database.cache_clear)
+
+
+def _array(column: Column, rows: Sequence[GradedRow]) -> pa.Array:
+    values = [column.read(row) for row in rows]
+    try:
+        return pa.array(values, _ARROW[column.sql_type])
+    except UnicodeEncodeError:
+        # lone surrogates are allowed in JSON, and are no text for anything else
+        whole = [v.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if v else v for v in values]
+        return pa.array(whole, _ARROW[column.sql_type])
 
 
 def _readable(message: str) -> str:

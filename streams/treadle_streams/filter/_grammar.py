@@ -6,7 +6,7 @@ What reaches DuckDB is generated anew from the checked tree: nothing of the text
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from sqlglot.errors import SqlglotError
 from treadle_streams.filter._columns import COLUMNS, Column, SqlType, metric_column, state_column, tag_column
 from treadle_streams.filter.errors import FilterNameError, FilterSyntaxError
 
-__all__ = ["MAX_DEPTH", "MAX_LENGTH", "NOW", "Checked", "check_syntax", "resolve"]
+__all__ = ["ANY_COLUMN", "MAX_DEPTH", "MAX_LENGTH", "NOW", "Checked", "check_syntax", "resolve"]
 
 MAX_LENGTH: Final = 4096
 """Longest expression, in characters."""
@@ -25,6 +25,9 @@ MAX_DEPTH: Final = 64
 """Deepest nesting: sqlglot and DuckDB recurse. A chain of AND, OR or one arithmetic operator counts once."""
 NOW: Final = "now"
 """Name of the column that holds the watermark."""
+
+ANY_COLUMN: Final = frozenset({*COLUMNS, "tags"})
+"""Of whole rows everything can be named."""
 
 _DIALECT = "duckdb"
 _CHAINS = (exp.And, exp.Or, exp.Add, exp.Sub, exp.Mul, exp.Div, exp.DPipe)
@@ -73,6 +76,9 @@ def check_syntax(text: str) -> exp.Expr:
     """Parse and check everything but names. Raises FilterSyntaxError."""
     if len(text) > MAX_LENGTH:
         raise FilterSyntaxError(text, f"it has {len(text)} characters; at most {MAX_LENGTH}")
+    lone = next((n for n, char in enumerate(text) if "\ud800" <= char <= "\udfff"), None)
+    if lone is not None:
+        raise FilterSyntaxError(text, "half of a surrogate pair is no character", lone)
     if not text.strip():
         raise FilterSyntaxError(text, "it is empty; leave the filter out to select every settled row")
     try:
@@ -91,8 +97,12 @@ def check_syntax(text: str) -> exp.Expr:
     return tree
 
 
-def resolve(text: str, tree: exp.Expr, metrics: Mapping[str, SqlType]) -> Checked:
-    """Replace names by numbered columns. `metrics` are those that are declared or were seen. Raises FilterNameError."""
+def resolve(
+    text: str, tree: exp.Expr, metrics: Mapping[str, SqlType], columns_there: Collection[str] = ANY_COLUMN
+) -> Checked:
+    """Replace names by numbered columns. `metrics` are those that are declared or were seen; of the columns, and tags, only
+    `columns_there` may be named. Raises FilterNameError.
+    """
     columns: dict[str, tuple[str, Column]] = {}
     uses_now = False
 
@@ -117,7 +127,7 @@ def resolve(text: str, tree: exp.Expr, metrics: Mapping[str, SqlType]) -> Checke
                 uses_now = True
                 return exp.column(NOW, quoted=True)
             case exp.Column():
-                return number(*_column(text, node, metrics))
+                return number(*_column(text, node, metrics, columns_there))
             case exp.Cast() if not isinstance(node, exp.TryCast) and not isinstance(node.this, exp.Literal):
                 # what does not convert is unknown, it must not stop a snapshot
                 return exp.TryCast(this=_rewritten(node.this, replace), to=node.to)
@@ -151,10 +161,11 @@ def _check_node(text: str, node: exp.Expr) -> None:
         raise FilterSyntaxError(text, "an interval is written as INTERVAL '7 days'", *_place(text, node))
 
 
-def _column(text: str, node: exp.Column, metrics: Mapping[str, SqlType]) -> tuple[str, Column]:
+def _column(text: str, node: exp.Column, metrics: Mapping[str, SqlType], there: Collection[str]) -> tuple[str, Column]:
     name = node.name
     table = node.table.lower()
     if table == "tags":
+        _check_there(text, node, "tags", there)
         kind = _compared_with(node)
         return f"tag {kind} {name}", tag_column(name, kind)
     if table == "metrics":
@@ -166,6 +177,7 @@ def _column(text: str, node: exp.Column, metrics: Mapping[str, SqlType]) -> tupl
         )
     plain = name if node.this.quoted else name.lower()
     if plain in COLUMNS:
+        _check_there(text, node, plain, there)
         return f"column {plain}", COLUMNS[plain]
     if name in metrics:
         return f"metric {name}", metric_column(name, metrics[name])
@@ -174,6 +186,13 @@ def _column(text: str, node: exp.Column, metrics: Mapping[str, SqlType]) -> tupl
         f"no column or metric is called {name!r}{_suggestion(name, [*COLUMNS, *metrics])}",
         *_place(text, node),
     )
+
+
+def _check_there(text: str, node: exp.Column, name: str, there: Collection[str]) -> None:
+    if name not in there:
+        raise FilterNameError(
+            text, f"{name} is not known of these rows; {', '.join(sorted(there))} are", *_place(text, node)
+        )
 
 
 def _compared_with(node: exp.Expr) -> SqlType:
