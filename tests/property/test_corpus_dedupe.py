@@ -107,7 +107,7 @@ def oracle(rows: Mapping[Key, RowMeta], threshold: float) -> dict[Key, str]:
 
 
 @given(ROWS, THRESHOLD, st.randoms(use_true_random=False))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_statuses_are_those_of_comparing_every_pair_whatever_the_order(
     drawn: list[tuple[Any, ...]], threshold: float, chance: random.Random
 ) -> None:
@@ -121,7 +121,7 @@ def test_statuses_are_those_of_comparing_every_pair_whatever_the_order(
 
 
 @given(ROWS.filter(bool), THRESHOLD, st.data())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_when_a_winner_leaves_the_best_of_its_losers_returns_and_nobody_else_goes(
     drawn: list[tuple[Any, ...]], threshold: float, data: st.DataObject
 ) -> None:
@@ -150,7 +150,7 @@ def test_when_a_winner_leaves_the_best_of_its_losers_returns_and_nobody_else_goe
 
 
 @given(st.lists(CONVERSATION, max_size=30), THRESHOLD)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_groups_are_the_chains_of_near_rows(conversations: list[Said], threshold: float) -> None:
     sketches = [sketch(c) for c in conversations]
     found = components(sketches, threshold).tolist()
@@ -163,7 +163,7 @@ def test_groups_are_the_chains_of_near_rows(conversations: list[Said], threshold
 
 
 @given(st.lists(CONVERSATION, max_size=12), st.lists(CONVERSATION, max_size=12), THRESHOLD)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_is_near_another_side_is_found(mine: list[Said], theirs: list[Said], threshold: float) -> None:
     a, b = [sketch(c) for c in mine], [sketch(c) for c in theirs]
     expected = [any(is_near(x, y, threshold) for y in b) for x in a]

@@ -91,13 +91,13 @@ def check(text: str, rows: list[GradedRow]) -> None:
 
 
 @given(st.text(st.characters(codec=None), max_size=60), st.lists(ROW, max_size=2))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_text_is_a_filter_or_a_typed_error(text: str, rows: list[GradedRow]) -> None:
     check(text, rows)
 
 
 @given(CHANCE, st.lists(ROW, max_size=3))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_hostile_and_broken_expressions_are_filters_or_typed_errors(
     chance: random.Random, rows: list[GradedRow]
 ) -> None:
@@ -112,7 +112,7 @@ def test_hostile_and_broken_expressions_at_length(chance: random.Random, rows: l
 
 
 @given(CHANCE, st.lists(ROW, min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_correct_expressions_mean_the_same_row_by_row_and_in_batches(
     chance: random.Random, rows: list[GradedRow]
 ) -> None:
@@ -125,7 +125,7 @@ def test_the_seeds_are_filters(text: str) -> None:
 
 
 @given(CHANCE)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_reaches_the_engine_names_numbered_columns_and_nothing_else(chance: random.Random) -> None:
     text = filters.hostile(chance)
     try:
@@ -171,9 +171,9 @@ def test_no_expression_opens_a_file_or_a_socket_or_starts_a_program() -> None:
     if escaped.returncode == 77:
         pytest.skip(escaped.stdout)
     assert escaped.returncode == -31, escaped.stderr  # SIGSYS: the cage is closed
-    done = run("20240515", "250")
+    done = run("20240515", "150")
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[0]) > 20
+    assert int(done.stdout.split()[0]) > 10
 
 
 # --- rewards: the same language over metrics alone, evaluated in Python while the join grades --------------------------------------
@@ -219,7 +219,7 @@ def condition(chance: random.Random, depth: int) -> str:
 
 
 @given(CHANCE, st.integers(0, 4), st.lists(METRIC_VALUES, min_size=1, max_size=4))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_reward_in_python_and_a_filter_in_duckdb_mean_the_same(
     chance: random.Random, depth: int, values: list[dict[str, Any]]
 ) -> None:
