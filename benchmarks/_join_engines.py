@@ -70,6 +70,11 @@ def _treadle(run: Run) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-m", "treadle", "worker", "--workspace", run.workspace], run.environment(**home)
 
 
+def _two_workers(run: Run) -> tuple[list[str], dict[str, str]]:
+    given = {"WORKSPACE": run.workspace, "TREADLE_BOOTSTRAP_SERVERS": run.servers}
+    return [sys.executable, str(HERE / "join_peers" / "two_workers.py")], run.environment(**given)
+
+
 def _java(guarantee: str) -> Callable[[Run], tuple[list[str], dict[str, str]]]:
     def command(run: Run) -> tuple[list[str], dict[str, str]]:
         java = shutil.which("java") or "java"
@@ -159,6 +164,7 @@ def _install_bytewax() -> str:
 ENGINES: dict[str, Engine] = {
     "floor": Engine(lambda: version("confluent-kafka"), _script("floor.py"), joins=False, own_topics=("-changelog",)),
     "treadle": Engine(lambda: version("treadle"), _treadle),
+    "treadle_two": Engine(lambda: version("treadle"), _two_workers),
     "kafka_streams": Engine(_install_java, _java("at_least_once")),
     "kafka_streams_eos": Engine(_install_java, _java("exactly_once_v2")),
     "quix": Engine(_install_quix, _quix),
@@ -169,7 +175,7 @@ ENGINES: dict[str, Engine] = {
 
 def row_of(engine: str, value: bytes) -> tuple[bytes, float] | None:
     """(interaction, reward) of a row as the engine wrote it; None for a record that is no joined row."""
-    if engine == "treadle":
+    if engine.startswith("treadle"):
         graded: dict[str, Any] = json.loads(value)
         if "grade" not in graded:
             return None
