@@ -116,6 +116,25 @@ def test_a_published_template_and_its_form_with_marks_give_the_same_masks(
         assert sum(found[0].trained) > 50
 
 
+def test_a_published_template_that_rewrites_its_turns_is_masked_by_its_training_form(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, real: list[Conversation]
+) -> None:
+    """Qwen3 drops the thoughts of earlier turns, so what it writes of a turn depends on what follows."""
+    text = files("trl").joinpath("chat_templates", "qwen3.jinja").read_text()
+    monkeypatch.setattr(tokenizer, "chat_template", text)
+    for messages in real[:4]:
+        turns = assistants(messages)
+        encoded = encode(tokenizer, messages, turns[1:2])
+        learned = tokenizer.decode([t for t, on in zip(encoded.input_ids, encoded.trained, strict=True) if on])
+        said = messages[turns[1]]
+        assert (said["content"] or said["tool_calls"][0]["function"]["name"]) in learned
+        assert learned.count("<|im_end|>") == 1
+        assert len(encoded.turns) == len(turns)
+    monkeypatch.setattr(tokenizer, "chat_template", text + " ")  # one that nobody published
+    with pytest.raises(TemplateRefused, match="differently once another follows"):
+        encode(tokenizer, real[0], assistants(real[0]))
+
+
 def test_long_real_conversations_are_split_and_every_turn_is_learned_once(
     tokenizer: Any, real: list[Conversation]
 ) -> None:

@@ -130,8 +130,10 @@ def _trained(
     if as_json:
         echo_json(report)
     else:
+        ratio = training["step_tokens"] / training["tokens"]
+        saved = f", where the steps held {ratio:.1f} times as much" if ratio > 1 else ""
         click.echo(
-            f"trained on {training['examples']} examples ({training['trained_tokens']} tokens), "
+            f"trained on {training['examples']} examples ({training['trained_tokens']} of {training['tokens']} tokens{saved}), "
             f"loss {training['first_loss']} -> {training['last_loss']}: {report.get('release', target)}"
         )
     return 0

@@ -1,7 +1,8 @@
 """Which tokens of a conversation are trained on: exactly those of the messages marked as response.
 
 A chat template with `{% generation %}` says itself what the assistant wrote. For one without, the template is rendered up to each
-assistant turn and after it: what the second has more is the turn. A template for which neither holds is refused, never guessed at.
+assistant turn and after it: what the second has more is the turn. Where that fails, since a template writes a turn otherwise once another
+follows (Qwen3 drops its thoughts), TRL has a training form of many published templates. Any other is refused, never guessed at.
 
 Everything that trains or scores logged conversations goes through `encode`.
 """
@@ -15,6 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError as JinjaError
@@ -92,7 +94,13 @@ def encode(
         messages = _with_objects(messages)
     if any(isinstance(m.get("content"), list) for m in messages) and not _takes_parts(template):
         messages = _with_texts(messages)
-    text, spans = spans_of(tokenizer, template, messages, assistants, tools)
+    try:
+        text, spans = spans_of(tokenizer, template, messages, assistants, tools)
+    except TemplateRefused:
+        known = _training_forms().get(template)
+        if known is None:
+            raise
+        text, spans = _marked(tokenizer, known, messages, assistants, tools)
     tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     starts = [start for start, _ in tokens["offset_mapping"]]
     stops = [stop for _, stop in tokens["offset_mapping"]]
@@ -178,6 +186,17 @@ def _header(tokenizer: Any, template: str, tools: Any) -> str:
     except (TypeError, JinjaError):
         return ""
     return str(rendered[0])
+
+
+@lru_cache(maxsize=1)
+def _training_forms() -> dict[str, str]:
+    """Published templates, and what TRL makes of each for training: with marks, and writing a turn alike wherever it stands."""
+    folder = files("trl").joinpath("chat_templates")
+    names = {file.name for file in folder.iterdir()}
+    forms = ((name, f"{name.removesuffix('.jinja')}_training.jinja") for name in sorted(names))
+    return {
+        folder.joinpath(name).read_text(): folder.joinpath(form).read_text() for name, form in forms if form in names
+    }
 
 
 @lru_cache(maxsize=64)

@@ -213,14 +213,12 @@ class TokenStream:
         ids, labels = self._tensor(len(sequences), width), self._tensor(len(sequences), width)
         id_rows, label_rows = ids.numpy(), labels.numpy()
         label_rows.fill(IGNORED)
-        for n, (sequence, start, stop) in enumerate(
-            zip(sequences.tolist(), starts.tolist(), stops.tolist(), strict=True)
-        ):
+        for n, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
             id_row = id_rows[n]
             id_row[: stop - start] = columns.ids[start:stop]
             id_row[stop - start :] = self._pad_id
-            for begin, end in columns.trained(sequence).tolist():
-                label_rows[n, begin:end] = id_row[begin:end]
+        for n, begin, end in _spans(columns, sequences):
+            label_rows[n, begin:end] = id_rows[n, begin:end]
         attention = torch.empty((len(sequences), width), dtype=torch.bool, pin_memory=self._pin)
         np.less(np.arange(width), lengths[:, None], out=attention.numpy())
         value = torch.from_numpy(columns.value[places])  # a fancy index is a copy
@@ -240,23 +238,27 @@ class TokenStream:
         ids, labels, positions = (self._tensor(len(rows), width) for _ in range(3))
         id_rows, label_rows, position_rows = ids.numpy(), labels.numpy(), positions.numpy()
         label_rows.fill(IGNORED)
-        total, counting = 0, np.arange(width)
-        for n, row in enumerate(rows):
-            at = 0
-            for sequence in columns.members[columns.member_bounds[list(row)]].tolist():
-                tokens = columns.tokens(sequence)
-                stop = at + len(tokens)
-                id_rows[n, at:stop] = tokens
-                position_rows[n, at:stop] = counting[: stop - at]
-                for begin, end in columns.trained(sequence).tolist():
-                    # nothing before it says what the first token of a sequence is
-                    first = max(begin, 1)
-                    label_rows[n, at + first : at + end] = tokens[first:end]
-                at = stop
-            total += at
-            id_rows[n, at:] = self._pad_id
-            position_rows[n, at:] = counting[: width - at]
         examples = np.fromiter(chain.from_iterable(rows), np.int64)
+        sequences = columns.members[columns.member_bounds[examples]]
+        starts, stops = columns.bounds[sequences].tolist(), columns.bounds[sequences + 1].tolist()
+        places: list[tuple[int, int]] = []
+        counting, n = np.arange(width), 0
+        for row, held in enumerate(rows):
+            at = 0
+            for _ in held:
+                start, stop = starts[n], stops[n]
+                places.append((row, at))
+                id_rows[row, at : at + stop - start] = columns.ids[start:stop]
+                position_rows[row, at : at + stop - start] = counting[: stop - start]
+                at, n = at + stop - start, n + 1
+            id_rows[row, at:] = self._pad_id
+            position_rows[row, at:] = counting[: width - at]
+        for n, begin, end in _spans(columns, sequences):
+            row, at = places[n]
+            # nothing before it says what the first token of a sequence is
+            first = at + max(begin, 1)
+            label_rows[row, first : at + end] = id_rows[row, first : at + end]
+        total = sum(stops) - sum(starts)
         value = torch.from_numpy(columns.value[columns.member_bounds[examples]])
         tensors = {"input_ids": ids, "labels": labels, "position_ids": positions}
         return Batch(tensors, examples, np.arange(len(examples)), value, total)
@@ -284,3 +286,12 @@ def _places(bounds: NDArray[np.int64], examples: NDArray[np.int64], arity: int) 
 def _owner(bounds: NDArray[np.int64], examples: NDArray[np.int64], arity: int) -> NDArray[np.int64]:
     places = np.arange(len(examples))
     return np.tile(places, arity) if arity else np.repeat(places, bounds[examples + 1] - bounds[examples])
+
+
+def _spans(columns: Columns, sequences: NDArray[np.int32]) -> Iterator[tuple[int, int, int]]:
+    """(place in `sequences`, begin, end) of each span to train on. Looked up for all at once: one by one costs as much as copying."""
+    firsts, counts = columns.span_bounds[sequences], columns.span_bounds[sequences + 1] - columns.span_bounds[sequences]
+    owners = np.repeat(np.arange(len(sequences)), counts)
+    within = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = columns.spans[np.repeat(firsts, counts) + within]
+    return zip(owners.tolist(), found[:, 0].tolist(), found[:, 1].tolist(), strict=True)
