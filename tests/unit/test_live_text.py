@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from treadle_streams.filter import FilterSyntaxError
@@ -30,9 +32,10 @@ def test_the_text_of_a_message_is_what_it_says_and_calls(message: dict[str, obje
     assert spoken(message).text == text
 
 
-def said(*messages: tuple[str, str], response: list[int] | None = None, first: Spoken | None = None) -> tuple[str, str]:
+def said(*messages: tuple[str, str], response: list[int] | None = None) -> tuple[str, str]:
     spoke = [Spoken(role, text) for role, text in messages]
-    return text_of(reversed(spoke), len(spoke), response, first)
+    found = text_of(reversed(spoke), len(spoke), response, None)
+    return found.request, found.response
 
 
 def test_a_row_says_what_was_asked_and_what_was_answered_without_the_system_prompt() -> None:
@@ -60,7 +63,8 @@ def test_only_as_many_messages_are_read_as_are_needed_when_the_first_one_is_know
             read.append(n)
             yield Spoken("assistant" if n == 999 else "tool", f"{n} " + "x" * 500)
 
-    request, response = text_of(newest(), 1000, [999], Spoken("user", "why?"))
+    asked, request, response = text_of(newest(), 1000, [999], Spoken("user", "why?"))
+    assert asked == "why?"
     assert request.startswith("why?\n")
     assert response.startswith("999 ")
     assert len(read) < 20
@@ -155,3 +159,36 @@ def test_an_embedder_that_is_none_is_refused_with_its_name(name: str) -> None:
 def test_an_embedder_that_gives_too_many_vectors_is_refused() -> None:
     with pytest.raises(EmbedderError, match="shape"):
         load_embedder(f"{__name__}:ragged")(["x"])
+
+
+def test_wordllama_is_the_mean_of_its_token_vectors_read_from_the_package_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    package = tmp_path / "wordllama"
+    for folder in ("weights", "tokenizers"):
+        (package / folder).mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('its code is not needed')")
+    tokenizer = Tokenizer(WordLevel({"lamp": 0, "broken": 1, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(package / "tokenizers" / "l2_supercat_tokenizer_config.json"))
+    vectors = np.array([[3, 0], [0, 4], [0, 0]], dtype=np.float16)
+    save_file({"embedding.weight": vectors}, package / "weights" / "l2_supercat_256.safetensors")
+    monkeypatch.syspath_prepend(tmp_path)
+    embedder = load_embedder("treadle_streams.live.wordllama:WordLlama")
+    assert embedder(["lamp", "lamp broken", "unknown", ""]).tolist() == [
+        [1.0, 0.0],
+        pytest.approx([0.6, 0.8]),
+        [0.0, 0.0],
+        [0.0, 0.0],
+    ]
+
+
+def test_an_embedder_whose_package_is_not_installed_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("treadle_streams.live.wordllama.find_spec", lambda name: None)
+    with pytest.raises(EmbedderError, match="pip install wordllama"):
+        load_embedder("treadle_streams.live.wordllama:WordLlama")

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from treadle_schemas.errors import FieldError
 from treadle_schemas.parts import Part, resolve
 
-__all__ = ["SIDE_CHARS", "Spoken", "Text", "captured", "spoken", "text_of", "with_claims"]
+__all__ = ["ASKED_CHARS", "SIDE_CHARS", "Spoken", "Text", "captured", "spoken", "text_of", "with_claims"]
 
 SIDE_CHARS: Final = 6_000
 """Characters of the request, and of the response, that are searched. A message is kept up to this as well."""
@@ -22,6 +22,10 @@ _LEFT_OUT: Final = frozenset(
 )
 """Fields of an interaction that are long, or mean nothing without the messages."""
 _SILENT: Final = frozenset({"system", "developer"})
+
+
+ASKED_CHARS: Final = 1_000
+"""Characters of the first question that count once more, and that are compared by likeness: the vector of more is the vector of nothing."""
 
 
 class Spoken(NamedTuple):
@@ -34,6 +38,8 @@ class Spoken(NamedTuple):
 class Text(NamedTuple):
     """The searched text of a row."""
 
+    asked: str
+    """The first message of the user; without one, the beginning of the request."""
     request: str
     response: str
 
@@ -82,7 +88,9 @@ def text_of(newest_first: Iterator[Spoken], count: int, response: Sequence[int] 
             said_first = message
         elif first is not None and asked.full and (answered.full or (marked is not None and index <= oldest)):
             break
-    return Text(asked.joined(said_first.text if said_first is not None else ""), answered.joined(""))
+    request = asked.joined(said_first.text if said_first is not None else "")
+    question = said_first.text if said_first is not None else request
+    return Text(question[:ASKED_CHARS], request, answered.joined(""))
 
 
 class _Side:

@@ -27,7 +27,7 @@ from treadle_streams.join.arrivals import (
 )
 from treadle_streams.join.grading import Grading
 from treadle_streams.live.erased import Erased
-from treadle_streams.live.extract import Spoken, captured, spoken, text_of, with_claims
+from treadle_streams.live.extract import Spoken, Text, captured, spoken, text_of, with_claims
 from treadle_streams.live.store import Hidden, Row, Rows, StoredPart
 
 __all__ = ["INPUTS", "Fold"]
@@ -131,7 +131,7 @@ class Fold:
             if found is None:
                 why = "waiting"
             else:
-                row = row._replace(request=found[0], response=found[1])
+                row = row._replace(asked=found.asked, request=found.request, response=found.response)
         self._write(row, why)
 
     def _why(self, row: Row, body: dict[str, Any]) -> Hidden:
@@ -145,7 +145,7 @@ class Fold:
     def _write(self, row: Row, why: Hidden) -> None:
         if why != "":
             # its position stays, by which it can be read again
-            row = row._replace(captured=None, request=None, response=None)
+            row = row._replace(captured=None, asked=None, request=None, response=None)
         self._rows.put(row._replace(hidden=why))
         self.changed[row.id] = None
         if why == "waiting":
@@ -158,8 +158,8 @@ class Fold:
         ):
             self._rows.forget_parts(row.episode)
 
-    def _text(self, episode: str, body: dict[str, Any]) -> tuple[str, str] | None:
-        """Request and response; None where parts are missing."""
+    def _text(self, episode: str, body: dict[str, Any]) -> Text | None:
+        """What is searched; None where parts are missing."""
         own = {p: name for p, name in (body.get("claims") or {}).items() if p.startswith("/messages/")}
         said = with_claims({"messages": body["messages"]}, own, lambda name: self._value(episode, name))
         messages, transcript = said["messages"], body.get("transcript")

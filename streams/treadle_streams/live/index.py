@@ -192,7 +192,7 @@ class LiveIndex:
             self._text.remove(row.id)
         else:
             said = loads((row.captured or "{}").encode())
-            self._text.put(row.id, row.text, facets_of(said))
+            self._text.put(row.id, row.text, row.asked or "", facets_of(said))
 
     # ---- vectors
 
@@ -232,7 +232,7 @@ class LiveIndex:
         free = self.rows.free_slot()
         for start in range(0, len(shown), _EMBED_AT_ONCE):
             some = shown[start : start + _EMBED_AT_ONCE]
-            found = self.embedder([row.text for row in some])
+            found = self.embedder([row.asked or "" for row in some])
             if self._vectors is None:
                 self.rows.set_meta("dimension", str(found.shape[1]))
                 self._vectors = VectorFile(self.folder.vectors(self._generation), found.shape[1])

@@ -26,6 +26,7 @@ from treadle_schemas.workspace import WorkspaceSettings
 from treadle_streams import filter as filters
 from treadle_streams.live.embedding import Embedder, load_embedder
 from treadle_streams.live.errors import EmbedderError, IndexDamaged, IndexMissing
+from treadle_streams.live.extract import ASKED_CHARS
 from treadle_streams.live.folder import IndexFolder
 from treadle_streams.live.pushdown import equalities
 from treadle_streams.live.snippets import snippet
@@ -39,14 +40,14 @@ _LOG: Final = logging.getLogger("treadle")
 
 MAX_HITS: Final = 1_000
 _FUSION: Final = 60
-_FIRST_LOOK: Final = 50
-"""Fewest candidates of a ranking; a filter that selects one of ten is then mostly satisfied at once."""
+_FIRST_LOOK: Final = 200
+"""Fewest candidates of a ranking. Fusion of fewer is worse, and a filter that selects one of ten is then mostly satisfied at once."""
 _WIDER: Final = 8
 """How many times more candidates are looked at when too few passed the filter."""
 _MOST_LIKE: Final = 3_200
 """Most candidates of likeness: every row is like any other to some degree, and far down it means nothing."""
-_LIKENESS: Final = 1.0
-"""Weight of the ranking by likeness; that of words is 1."""
+_LIKENESS: Final = 0.35
+"""Weight of the ranking by likeness; that of words is 1. From 0.2 to 0.5 it makes little difference (docs/recall.md)."""
 _FILTERS: Final = 16
 _PROGRESS: Final = msgspec.json.Decoder(Progress)
 
@@ -182,7 +183,7 @@ class Recall:
     def _vector(self, query: str) -> Any:
         if self._vectors is None or self._embedder is None:
             return None
-        return self._embedder([query])[0]
+        return self._embedder([query[:ASKED_CHARS]])[0]
 
     # ---- opening
 

@@ -18,7 +18,7 @@ from treadle_streams.live.ids import row_id
 
 __all__ = ["FORMAT", "Hidden", "Row", "Rows", "StoredPart"]
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 """Of all files of an index. One of another format is made anew from the log."""
 
 Hidden = Literal["", "unseen", "waiting", "denied", "redacted", "erased"]
@@ -30,7 +30,7 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE positions(topic TEXT, partition INTEGER, next INTEGER NOT NULL, PRIMARY KEY(topic, partition)) WITHOUT ROWID;
 CREATE TABLE rows(
     id INTEGER PRIMARY KEY, episode TEXT NOT NULL, interaction TEXT NOT NULL, hidden TEXT NOT NULL, subject TEXT,
-    captured TEXT, request TEXT, response TEXT, ended_us INTEGER, content TEXT, side TEXT, needs TEXT,
+    captured TEXT, asked TEXT, request TEXT, response TEXT, ended_us INTEGER, content TEXT, side TEXT, needs TEXT,
     append_ms INTEGER, partition INTEGER, position INTEGER, progress TEXT, revision INTEGER, slot INTEGER UNIQUE);
 CREATE INDEX rows_of_episode ON rows(episode);
 CREATE INDEX rows_waiting ON rows(hidden) WHERE hidden = 'waiting';
@@ -43,14 +43,14 @@ CREATE TABLE rights(episode TEXT, interaction TEXT, at_us INTEGER NOT NULL, valu
 CREATE TABLE metrics(name TEXT, kind TEXT, PRIMARY KEY(name, kind)) WITHOUT ROWID;
 """
 _COLUMNS: Final = (
-    "id, episode, interaction, hidden, subject, captured, request, response, ended_us, content, side, needs, append_ms, partition, "
+    "id, episode, interaction, hidden, subject, captured, asked, request, response, ended_us, content, side, needs, append_ms, partition, "
     "position, progress, revision, slot"
 )
 _BUSY_MS: Final = 5_000
 
 
 class Row(NamedTuple):
-    """One row. JSON columns are text; `captured`, `request` and `response` are None while it is hidden."""
+    """One row. JSON columns are text; `captured`, `asked`, `request` and `response` are None while it is hidden."""
 
     id: int
     episode: str
@@ -58,6 +58,7 @@ class Row(NamedTuple):
     hidden: Hidden = "unseen"
     subject: str | None = None
     captured: str | None = None
+    asked: str | None = None
     request: str | None = None
     response: str | None = None
     ended_us: int | None = None

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import tantivy
 
-__all__ = ["TextIndex", "TextWriter", "stemmed", "words"]
+__all__ = ["TextIndex", "TextWriter", "stem", "words"]
 
 _ID: Final = "id"
 _TEXT: Final = "text"
+_ASKED: Final = "asked"
 _FACETS: Final = "facets"
 _ANALYZER: Final = "treadle-words"
 _HEAP_BYTES: Final = 32_000_000
@@ -30,10 +31,11 @@ def words(text: str) -> list[str]:
     return found
 
 
-def stemmed(text: str) -> list[tuple[int, int, str]]:
-    """The words of a text as they are indexed, each with where it begins and ends in the text."""
-    tokens = _analyzer().pre_tokenize(text).tokens
-    return [(token.char_offset_from, token.char_offset_to, token.text) for token in tokens]
+@functools.lru_cache(maxsize=65_536)
+def stem(word: str) -> str:
+    """One word as it is indexed; empty where it is not."""
+    found = words(word)
+    return found[0] if found else ""
 
 
 class TextWriter:
@@ -44,12 +46,14 @@ class TextWriter:
         self._index = _open(folder)
         self._writer = self._index.writer(_HEAP_BYTES, 1)
 
-    def put(self, number: int, text: str, facets: Iterable[str] = ()) -> None:
-        """Make this the text of a row. `facets` are words of the form COLUMN=VALUE that must match as they are."""
+    def put(self, number: int, text: str, asked: str = "", facets: Iterable[str] = ()) -> None:
+        """Make this the text of a row. The words of `asked`, what it is about, count once more; `facets` are words COLUMN=VALUE that
+        are looked for as they are."""
         self._writer.delete_documents_by_term(_ID, number)
         document = tantivy.Document()
         document.add_integer(_ID, number)
         document.add_text(_TEXT, text)
+        document.add_text(_ASKED, asked)
         for facet in facets:
             document.add_text(_FACETS, facet)
         self._writer.add_document(document)
@@ -86,7 +90,9 @@ class TextIndex:
         schema, query_type, occur = self._index.schema, tantivy.Query, tantivy.Occur
         said = list(dict.fromkeys(words(query)))[:MAX_QUERY_WORDS]
         clauses: list[tuple[Any, Any]] = [
-            (occur.Should, query_type.term_query(schema, _TEXT, word, index_option="freq")) for word in said
+            (occur.Should, query_type.term_query(schema, field, word, index_option="freq"))
+            for word in said
+            for field in (_TEXT, _ASKED)
         ]
         if not clauses or limit < 1:
             return []
@@ -121,6 +127,7 @@ def _schema() -> Any:
     builder.add_integer_field(_ID, indexed=True, fast=True)
     # no positions: phrases are not asked for, and the index is a third smaller
     builder.add_text_field(_TEXT, tokenizer_name=_ANALYZER, index_option="freq")
+    builder.add_text_field(_ASKED, tokenizer_name=_ANALYZER, index_option="freq")
     builder.add_text_field(_FACETS, tokenizer_name="raw", index_option="basic")
     return builder.build()
 
