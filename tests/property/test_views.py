@@ -82,7 +82,7 @@ def corpora(draw: st.DrawFn) -> list[CorpusRow]:
     return [row for n in range(draw(st.integers(1, 4))) for row in draw(episode(f"e{n}"))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(corpora(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing(rows: list[CorpusRow], rng: Any) -> None:
     shuffled = rng.sample(rows, len(rows))
@@ -90,7 +90,7 @@ def test_the_order_of_rows_changes_nothing(rows: list[CorpusRow], rng: Any) -> N
         assert make(rows, split="all") == make(shuffled, split="all")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(corpora(), st.sampled_from(["train", "heldout", "all"]))
 def test_every_row_is_used_or_dropped_for_a_reason(rows: list[CorpusRow], split: Any) -> None:
     for make in VIEWS.values():
@@ -110,7 +110,7 @@ def conversations(name: str, example: Any) -> list[tuple[list[dict[str, Any]], l
     return [(example[half], example[f"{half}_response"]) for half in ("chosen", "rejected")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(corpora())
 def test_no_held_out_row_is_in_a_train_view_and_only_the_assistant_is_trained_on(rows: list[CorpusRow]) -> None:
     heldout = {row.interaction_id for row in rows if row.split == "heldout"}
@@ -126,7 +126,7 @@ def test_no_held_out_row_is_in_a_train_view_and_only_the_assistant_is_trained_on
                 assert response[-1] == len(messages) - 1 or name == "sft"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(corpora())
 def test_no_turn_is_learned_twice_and_every_turn_of_a_selected_row_once(rows: list[CorpusRow]) -> None:
     learned: Counter[str] = Counter()
@@ -147,7 +147,7 @@ def test_no_turn_is_learned_twice_and_every_turn_of_a_selected_row_once(rows: li
         assert set(learned) == marked
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(corpora(), st.integers(1, 3), st.sampled_from([0.0, 0.5, 1.5]))
 def test_a_task_has_at_most_cap_pairs_by_reward(rows: list[CorpusRow], cap: int, margin: float) -> None:
     view = dpo(rows, cap=cap, min_margin=margin, split="all")

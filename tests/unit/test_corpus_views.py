@@ -280,9 +280,9 @@ def test_which_pairs_of_equal_margin_stay_depends_on_their_ids_alone_and_is_spre
     assert list(view) == list(dpo(rows[::-1], cap=10))
 
 
-def test_ten_thousand_attempts_at_one_task_are_not_compared_with_each_other() -> None:
-    rows = [attempt(f"w{n}", reward=float(n % 2)) for n in range(10_000)]
-    assert len(dpo(rows)) == 16  # 25 million pairs would take minutes
+def test_thousands_of_attempts_at_one_task_are_not_compared_with_each_other() -> None:
+    rows = [attempt(f"w{n}", reward=float(n % 2)) for n in range(4_000)]
+    assert len(dpo(rows)) == 16  # of four million
 
 
 def test_the_masks_of_a_pair_are_the_turns_of_the_agent() -> None:
