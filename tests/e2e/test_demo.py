@@ -16,12 +16,14 @@ from treadle_schemas import ReleaseId
 from treadle_schemas.topics import topic
 from treadle_trainer.registry import Registry
 
+pytestmark = pytest.mark.timeout(900)  # the demo itself takes two minutes or, on a busy machine, many more
+
 TURNS = 2
 EPISODES = 640
 PARTITIONS = 4
 
 
-def run_demo(broker: str, home: Path, *arguments: str, timeout_s: float = 280) -> subprocess.CompletedProcess[str]:
+def run_demo(broker: str, home: Path, *arguments: str, timeout_s: float = 800) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "TREADLE_HOME": str(home), "TREADLE_BOOTSTRAP_SERVERS": broker}
     return subprocess.run(
         [sys.executable, "-m", "treadle", "demo", *arguments],
@@ -182,7 +184,7 @@ def test_the_terminal_says_where_everything_lies(demo: dict[str, Any]) -> None:
 @pytest.mark.parametrize("stage", ["worker", "snapshotter", "trainer", "guard", "agent", "world"])
 def test_a_broken_stage_ends_the_demo_with_its_name(stage: str, broker: str, tmp_path: Path) -> None:
     done = run_demo(
-        broker, tmp_path, "--turns", "1", "--episodes", "200", "--break", stage, "--stage-timeout", "60", timeout_s=120
+        broker, tmp_path, "--turns", "1", "--episodes", "200", "--break", stage, "--stage-timeout", "120", timeout_s=240
     )
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
     assert stage in done.stderr
