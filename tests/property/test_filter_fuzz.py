@@ -171,7 +171,7 @@ def test_no_expression_opens_a_file_or_a_socket_or_starts_a_program() -> None:
     if escaped.returncode == 77:
         pytest.skip(escaped.stdout)
     assert escaped.returncode == -31, escaped.stderr  # SIGSYS: the cage is closed
-    done = run("20240515", "150")
+    done = run("20240515", "60")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) > 10
 
