@@ -131,7 +131,8 @@ class Bodies:
         for first, asked in by_segment.items():
             if first < 0:
                 tail = self._tail_with(max(asked))
-                if tail is None:  # it became a segment meanwhile
+                if tail is None or min(asked) < tail.first:  # some of it became a segment meanwhile
+                    self.refresh()
                     return self.read(numbers)
                 found.update((number, tail.packed(number)) for number in asked)
             else:

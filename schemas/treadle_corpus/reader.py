@@ -21,7 +21,7 @@ from treadle_corpus._state import State
 from treadle_corpus._versions import Lease, VersionFile, versions
 from treadle_corpus.diff import Diff, difference
 from treadle_corpus.errors import CorpusDamaged, VersionMissing
-from treadle_corpus.hashing import content_hash, row_line
+from treadle_corpus.hashing import content_hash, digest, row_line
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.target import CorpusRef, parse_ref
 
@@ -188,6 +188,8 @@ class Corpus:
             bulks = self._bodies.bulks([meta.bulk for _, meta in block])
             for (key, meta), bulk in zip(block, bulks, strict=True):
                 try:
+                    if digest(bulk) != meta.source:
+                        raise FieldError("$", "is not the one that was written for it")
                     yield stored_row(bulk, meta.rest)
                 except FieldError as err:
                     raise CorpusDamaged(

@@ -31,6 +31,8 @@ from treadle_corpus import (
     untag,
     versions,
 )
+from treadle_corpus._frames import frames
+from treadle_corpus._store import write_segment
 from treadle_corpus.testing import SelectAll, graded
 
 
@@ -393,6 +395,34 @@ def test_the_newest_version_and_one_with_a_tag_are_not_removed(many: Path) -> No
             corpus.remove_versions([2])
         assert untag(many, "keep") == 2
         corpus.remove_versions([2])
+
+
+def test_a_reader_that_looked_before_a_sealing_and_reads_after_it_gets_the_bodies_that_it_asked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.mkdir()
+    bodies = [_bodies.Packed(b"", b"", b"body %d" % n) for n in range(30)]
+    writing = _bodies.BodyWriter(path, 0, 0)
+    writing.add(_bodies.Entry(b"name", _bodies.pack(body)) for body in bodies[:20])
+    reader = _bodies.Bodies(path)
+    looked = [reader._segment_of(5)]
+    writing.seal_tail(write_segment)
+    writing.add(_bodies.Entry(b"name", _bodies.pack(body)) for body in bodies[20:])
+    find = reader._segment_of
+    monkeypatch.setattr(reader, "_segment_of", lambda number: looked.pop() if looked else find(number))
+    assert reader.read([5, 22, 19]) == [bodies[5], bodies[22], bodies[19]]
+    assert not looked
+    writing.close()
+
+
+def test_a_body_in_the_place_of_another_is_found(path: Path) -> None:
+    run(path, [graded("a"), graded("b")])
+    (tail,) = (path / "bodies").glob("tail-*.log")
+    data = tail.read_bytes()
+    places = [data[begin:end] for begin, end in frames(data)]
+    tail.write_bytes(places[1] + places[0])
+    with pytest.raises(CorpusDamaged, match="not the one that was written for it"):
+        list(Corpus.open(path).rows("all"))
 
 
 @pytest.mark.usefixtures("small")
