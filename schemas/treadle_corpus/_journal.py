@@ -3,8 +3,9 @@
     PATH/index/N.log   begins with the whole state, then the changes of each commit
 
 A commit is one frame: rows, parts and control together, or nothing. A version is a length of the journal and the SHA-256 of its bytes up to
-there, so it cannot change, whatever comes after it. When the changes have outgrown the state that a journal begins with, the next one
-begins with the state of then: what a reader of any version reads is at most some three times the state, however many versions there are.
+there, so it cannot change, whatever comes after it. When changes of known rows take three times the room of the rows themselves, the next
+journal begins with the state of then: what a reader of any version reads is at most some four times the state, however many versions
+there are, and what is written again is at most a third of the changes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from treadle_corpus._rows import RowMeta
 from treadle_corpus.errors import CorpusDamaged
 from treadle_corpus.manifest import Manifest
 
-__all__ = ["Frame", "Journal", "decoded", "journals", "prune", "read_journal"]
+__all__ = ["Frame", "Journal", "bytes_of_rows", "decoded", "journals", "prune", "read_journal"]
 
 _FILE: Final = re.compile(r"([0-9]{6})\.log")
 
@@ -56,12 +57,13 @@ _DECODER: Final = msgspec.msgpack.Decoder(Frame)
 class Journal:
     """The journal that a writer goes on with."""
 
-    def __init__(self, path: Path, number: int, file: _disk.Appended, total: Any, base: int) -> None:
+    def __init__(self, path: Path, number: int, file: _disk.Appended, total: Any, rows: float) -> None:
+        """`rows` are the bytes that say something new, not of a known row: see `bytes_of_rows`."""
         self._path = path
         self.number = number
         self._file = file
         self._total = total
-        self._base = base
+        self._rows = rows
 
     @classmethod
     def create(cls, path: Path, number: int, base: Iterable[Frame]) -> Journal:
@@ -72,9 +74,9 @@ class Journal:
         return cls(path, number, _disk.Appended(file, len(data)), hashlib.sha256(data), len(data))
 
     @classmethod
-    def go_on(cls, path: Path, number: int, data: bytes, base: int) -> Journal:
+    def go_on(cls, path: Path, number: int, data: bytes, rows: float) -> Journal:
         """Go on after `data`, the bytes to keep; what the file has beyond them is cut off. Raises CorpusUnwritable."""
-        return cls(path, number, _disk.Appended(journal_file(path, number), len(data)), hashlib.sha256(data), base)
+        return cls(path, number, _disk.Appended(journal_file(path, number), len(data)), hashlib.sha256(data), rows)
 
     @property
     def size(self) -> int:
@@ -83,8 +85,8 @@ class Journal:
 
     @property
     def outgrown(self) -> bool:
-        """Have the changes outgrown what it begins with?"""
-        return self._file.size - self._base > max(self._base, ROTATE_BYTES)
+        """Have the changes outgrown the rows?"""
+        return self._file.size - self._rows > max(ROTATE_FACTOR * self._rows, ROTATE_BYTES)
 
     def digest(self) -> str:
         """SHA-256 of all bytes, lower-case hex."""
@@ -95,6 +97,7 @@ class Journal:
         data = frame(_encode(commit))
         self._file.append(data)
         self._total.update(data)
+        self._rows += bytes_of_rows(commit, len(data))
 
     def sync(self) -> None:
         """All commits are on disk when this returns. Raises CorpusFull, CorpusUnwritable."""
@@ -107,6 +110,15 @@ class Journal:
 
 ROTATE_BYTES: Final = 1024 * 1024
 """Changes of less are not worth a new journal: folding them takes some 50 ms."""
+
+
+ROTATE_FACTOR: Final = 3
+
+
+def bytes_of_rows(commit: Frame, size: int) -> float:
+    """How many of the bytes of a commit would be in a state that a journal begins with: those of rows and parts that are new."""
+    new = len(commit.new) + len(commit.parts)
+    return size if commit.kind in ("rows", "base") else size * new / max(1, new + len(commit.changed))
 
 
 def journal_file(path: Path, number: int) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from treadle_corpus import _disk, _files, _versions
 from treadle_corpus._bodies import BodyWriter
 from treadle_corpus._control import Control
-from treadle_corpus._journal import Frame, Journal, decoded, journal_file, journals, prune, read_journal
+from treadle_corpus._journal import Frame, Journal, bytes_of_rows, decoded, journal_file, journals, prune, read_journal
 from treadle_corpus._state import State
 from treadle_corpus._versions import VersionFile
 from treadle_corpus.errors import CorpusDamaged
@@ -89,17 +89,17 @@ def _last(path: Path, newest: VersionFile | None) -> Found | None:
 
 def _opened(path: Path, number: int, data: bytes, newest: VersionFile | None) -> Found:
     commits: list[Frame] = []
-    end = base = 0
-    for end, commit in decoded(path, data):
+    end, rows = 0, 0.0
+    for after, commit in decoded(path, data):
         commits.append(commit)
-        if commit.kind in ("rows", "base"):
-            base = end
+        rows += bytes_of_rows(commit, after - end)
+        end = after
     try:
         state = State.fold(commits)
     except (ValueError, IndexError, KeyError, TypeError) as err:
         raise CorpusDamaged(path, f"index/{journal_file(path, number).name} cannot be read ({err})") from err
     bodies = BodyWriter(path, state.bodies, newest.bodies if newest else 0)
-    return Found(state, Journal.go_on(path, number, data[:end], base), bodies, commits[-1].kind)
+    return Found(state, Journal.go_on(path, number, data[:end], rows), bodies, commits[-1].kind)
 
 
 def checked_journal(path: Path, version: VersionFile) -> bytes:

@@ -21,7 +21,7 @@ from treadle_corpus import Corpus, CorpusWriter, Policy, _bodies, _disk, _journa
 from treadle_corpus.testing import SelectAll, graded
 
 _bodies.SEGMENT_BODIES = 8
-_journal.ROTATE_BYTES = 3000
+_journal.ROTATE_BYTES, _journal.ROTATE_FACTOR = 1500, 0
 _store._deeplake()  # loaded once, used by the children only
 
 ROWS = int(sys.argv[2])

@@ -61,7 +61,8 @@ def path(tmp_path: Path) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments and journals of a size that tests reach."""
     monkeypatch.setattr(_bodies, "SEGMENT_BODIES", 8)
-    monkeypatch.setattr(_journal, "ROTATE_BYTES", 4000)
+    monkeypatch.setattr(_journal, "ROTATE_BYTES", 2500)
+    monkeypatch.setattr(_journal, "ROTATE_FACTOR", 0)
 
 
 @pytest.fixture
