@@ -12,7 +12,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,7 +90,7 @@ class Recall:
 
     def _search(self, query: str, n: int, text: str | None) -> list[Hit]:
         assert self._rows is not None
-        wanted = self._filter(text)
+        wanted = None if text is None else self._filter(text)
         facets = {} if text is None else equalities(text)
         vector = self._vector(query)
         limit = max(_FIRST_LOOK, 4 * n)
@@ -100,13 +99,14 @@ class Recall:
             ranked, exhausted = self._ranked(query, vector, limit, facets)
             scores = dict(fused(ranked))
             fresh = [number for number in scores if number not in judged]
-            rows = self._rows.by_ids(fresh, texts=False)
-            matches = wanted.matches([] if text is None else [self._graded(row) for row in rows])
             # rows that are not shown any more pass no filter
             judged.update(dict.fromkeys(fresh, False))
-            judged.update(
-                (row.id, True if text is None else match is True) for row, match in zip_longest(rows, matches)
-            )
+            if wanted is None:
+                judged.update(dict.fromkeys(self._rows.visible(fresh), True))
+            else:
+                rows = self._rows.by_ids(fresh, texts=False)
+                matches = wanted.matches([self._graded(row) for row in rows])
+                judged.update((row.id, match is True) for row, match in zip(rows, matches, strict=True))
             passed = [number for number in scores if judged[number]]
             if len(passed) >= n or exhausted:
                 break
@@ -227,12 +227,12 @@ class Recall:
                 return None
         return VectorIndex(self._folder.vectors(generation), dimension)
 
-    def _filter(self, text: str | None) -> filters.Filter:
+    def _filter(self, text: str) -> filters.Filter:
         assert self._rows is not None
         types = filters.metric_types(self._settings, self._rows.metrics())
         now_ms = math.ceil(time.time()) * 1000
         # a filter that asks for the time is compiled once a second, any other once
-        stamp = now_ms if text is not None and "now" in text.lower() else 0
+        stamp = now_ms if "now" in text.lower() else 0
         key = (text, tuple(sorted(types.items())), stamp)
         if key not in self._filters:
             made = filters.compile(text, types, now_ms)

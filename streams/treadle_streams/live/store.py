@@ -18,7 +18,7 @@ from treadle_streams.live.ids import row_id
 
 __all__ = ["FORMAT", "Hidden", "Row", "Rows", "StoredPart"]
 
-FORMAT: Final = "2"
+FORMAT: Final = "3"
 """Of all files of an index. One of another format is made anew from the log."""
 
 Hidden = Literal["", "unseen", "waiting", "denied", "redacted", "erased"]
@@ -30,8 +30,9 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE positions(topic TEXT, partition INTEGER, next INTEGER NOT NULL, PRIMARY KEY(topic, partition)) WITHOUT ROWID;
 CREATE TABLE rows(
     id INTEGER PRIMARY KEY, episode TEXT NOT NULL, interaction TEXT NOT NULL, hidden TEXT NOT NULL, subject TEXT,
-    captured TEXT, asked TEXT, request TEXT, response TEXT, ended_us INTEGER, content TEXT, side TEXT, needs TEXT,
-    append_ms INTEGER, partition INTEGER, position INTEGER, progress TEXT, revision INTEGER, slot INTEGER UNIQUE);
+    captured TEXT, ended_us INTEGER, content TEXT, side TEXT, needs TEXT,
+    append_ms INTEGER, partition INTEGER, position INTEGER, progress TEXT, revision INTEGER, slot INTEGER UNIQUE,
+    asked TEXT, request TEXT, response TEXT);
 CREATE INDEX rows_of_episode ON rows(episode);
 CREATE INDEX rows_waiting ON rows(hidden) WHERE hidden = 'waiting';
 CREATE INDEX rows_of_subject ON rows(subject) WHERE subject IS NOT NULL;
@@ -47,6 +48,9 @@ _COLUMNS: Final = (
     "position, progress, revision, slot"
 )
 _BUSY_MS: Final = 5_000
+
+
+# The texts come last: whoever reads the columns before them does not touch the pages that they fill.
 
 
 class Row(NamedTuple):
@@ -198,7 +202,7 @@ class Rows:
 
     def by_ids(self, numbers: Sequence[int], *, texts: bool = True) -> list[Row]:
         """Those of some rows that are shown, in the order asked for; without `texts` request and response are None."""
-        columns = _COLUMNS if texts else _COLUMNS.replace("request, response", "NULL, NULL")
+        columns = _COLUMNS if texts else _COLUMNS.replace("asked, request, response", "NULL, NULL, NULL")
         found: dict[int, Row] = {}
         for start in range(0, len(numbers), 500):
             some = numbers[start : start + 500]
@@ -206,6 +210,16 @@ class Rows:
             query = f"SELECT {columns} FROM rows WHERE id IN ({marks}) AND hidden = ''"  # noqa: S608
             found.update((row[0], Row(*row)) for row in self._db.execute(query, some))
         return [found[number] for number in numbers if number in found]
+
+    def visible(self, numbers: Sequence[int]) -> list[int]:
+        """Those of some rows that are shown."""
+        found: list[int] = []
+        for start in range(0, len(numbers), 500):
+            some = numbers[start : start + 500]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT id FROM rows WHERE id IN ({marks}) AND hidden = ''"  # noqa: S608
+            found += [number for (number,) in self._db.execute(query, some)]
+        return found
 
     def in_slots(self, slots: Sequence[int]) -> list[int]:
         """The ids of the rows in these places of the matrix, in the order asked for."""
