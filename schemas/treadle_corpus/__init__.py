@@ -29,8 +29,9 @@ from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
 from treadle_corpus.preview import Preview
 from treadle_corpus.reader import Corpus, CorpusRow, SplitChoice, versions
+from treadle_corpus.selector import Refusal, Selector
 from treadle_corpus.target import CorpusRef, parse_ref, resolve_target
-from treadle_corpus.writer import CorpusWriter, Refusal, Selector
+from treadle_corpus.writer import CorpusWriter
 
 __all__ = [
     "Corpus",

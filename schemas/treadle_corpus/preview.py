@@ -17,7 +17,7 @@ from treadle_corpus._parts import PartKey, PartMeta, PartRecord, Parts, whole_ro
 from treadle_corpus._rows import GradedRecord, Key, RowMeta, absorb
 from treadle_corpus._tally import Tally, kinds_of
 from treadle_corpus.policy import Policy
-from treadle_corpus.writer import Refusal, Selector
+from treadle_corpus.selector import Refusal, Selector
 
 __all__ = ["Preview"]
 

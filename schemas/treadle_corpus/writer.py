@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import msgspec
 from treadle_schemas.errors import FieldError
@@ -29,10 +28,10 @@ from treadle_corpus._control import Control
 from treadle_corpus._decide import decide
 from treadle_corpus._journal import Journal, prune
 from treadle_corpus._lines import Lines, merged
+from treadle_corpus._owner import check_owner
 from treadle_corpus._parts import PartKey, PartMeta, PartRecord, Parts, part_name, whole_rows
 from treadle_corpus._recovery import Found, begin, recover
 from treadle_corpus._rows import (
-    Decision,
     GradedRecord,
     Key,
     RowMeta,
@@ -50,37 +49,17 @@ from treadle_corpus.errors import (
     CorpusFull,
     CorpusInUse,
     CorpusMissing,
-    PolicyMismatch,
 )
 from treadle_corpus.hashing import line_middle, row_line
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
+from treadle_corpus.selector import Refusal, Selector
 
-__all__ = ["CorpusWriter", "Refusal", "Selector"]
+__all__ = ["CorpusWriter"]
 
 _BLOCK_ROWS = 1000
 """Bodies held in memory at once: 8 MB at the 8 KB of a usual row."""
-
-
-class Refusal(NamedTuple):
-    """A record that contradicts what the corpus holds: `position` in the batch, and why. It belongs among the dead letters."""
-
-    position: int
-    problem: str
-
-
-class Selector(Protocol):
-    """The filter of a policy, ready to decide. The writer asks it anew for every row when its identity changes."""
-
-    @property
-    def identity(self) -> str:
-        """Names everything that the decision depends on beside the row."""
-        ...
-
-    def select(self, rows: Sequence[GradedRow]) -> list[Decision]:
-        """A decision for each row; `pending` or `absent` where the filter knows nothing, because of a metric in that state."""
-        ...
 
 
 class CorpusWriter:
@@ -133,7 +112,7 @@ class CorpusWriter:
                 writer = cls(path, lock, recover(path, fresh), policy)
             else:
                 writer = cls(path, lock, begin(path, fresh), policy)
-            writer._check_owner(workspace, workspace_created_at, replace_policy)
+            check_owner(path, writer._control, policy, workspace, workspace_created_at, replace_policy=replace_policy)
         except BaseException:
             lock.release()
             raise
@@ -341,24 +320,6 @@ class CorpusWriter:
             _versions.remove_version(self.path, number)
         needed = {_versions.read_version(self.path, number).journal for number in _versions.versions(self.path)}
         prune(self.path, needed | {self._journal.number})
-
-    def _check_owner(self, workspace: str, created_at: str, replace_policy: bool) -> None:
-        held = self._control
-        if held.workspace != workspace:
-            raise PolicyMismatch(
-                f"{self.path} is a corpus of workspace {held.workspace!r}, not {workspace!r}; a corpus has one workspace: "
-                "use another path"
-            )
-        if held.workspace_created_at != created_at:
-            raise PolicyMismatch(
-                f"{self.path} belongs to a workspace {workspace!r} created at {held.workspace_created_at or '?'}; this one was "
-                f"created at {created_at or '?'} and has another log: use another path"
-            )
-        if held.version and not self.policy.follows(held.policy) and not replace_policy:
-            raise PolicyMismatch(
-                f"{self.path} follows another policy ({held.policy}) than asked for ({self.policy}). "
-                "To change it for all rows from the next version on use --replace-policy, or write to another path"
-            )
 
     def _scope(self, selector: Selector) -> Mapping[Key, RowMeta]:
         """The rows to decide: all, or those that what changed since the last `finish` can move."""
