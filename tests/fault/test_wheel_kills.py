@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PARTITIONS = 3
 ROWS = 6_000
 PER_S = 300
-DEADLINE_S = 90
+DEADLINE_S = 240
 
 
 def events(seed: int) -> list[tuple[str, str, dict[str, Any]]]:
