@@ -24,16 +24,19 @@ from treadle_corpus.errors import (
     VersionMissing,
 )
 from treadle_corpus.hashing import content_hash, row_line
+from treadle_corpus.lineage import RowOrigin, RowTrace, Sighting, trace_rows, trace_subject
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
 from treadle_corpus.preview import Preview
-from treadle_corpus.reader import Corpus, CorpusRow, SplitChoice, versions
+from treadle_corpus.reader import Commit, Corpus, CorpusRow, SplitChoice, versions
+from treadle_corpus.replace import Replacement
 from treadle_corpus.selector import Refusal, Selector
 from treadle_corpus.target import CorpusRef, parse_ref, resolve_target
 from treadle_corpus.writer import CorpusWriter
 
 __all__ = [
+    "Commit",
     "Corpus",
     "CorpusDamaged",
     "CorpusError",
@@ -55,8 +58,12 @@ __all__ = [
     "PolicyMismatch",
     "Preview",
     "Refusal",
+    "Replacement",
     "RowChange",
+    "RowOrigin",
+    "RowTrace",
     "Selector",
+    "Sighting",
     "SplitChoice",
     "TagMissing",
     "TagTaken",
@@ -74,6 +81,8 @@ __all__ = [
     "resolve_target",
     "row_line",
     "set_tag",
+    "trace_rows",
+    "trace_subject",
     "untag",
     "versions",
 ]

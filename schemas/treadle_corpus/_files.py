@@ -31,15 +31,19 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         """Raises CorpusLocked naming the holder, CorpusUnwritable."""
-        with _disk.writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(self._file, 64).decode(errors="replace").strip()
-            os.close(self._file)
-            raise CorpusLocked(path, f"process {holder}" if holder else "another process") from None
+        while True:
+            with _disk.writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(self._file, 64).decode(errors="replace").strip()
+                os.close(self._file)
+                raise CorpusLocked(path, f"process {holder}" if holder else "another process") from None
+            if os.fstat(self._file).st_nlink:
+                break
+            os.close(self._file)  # the corpus was replaced between opening and locking
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, str(os.getpid()).encode(), 0)

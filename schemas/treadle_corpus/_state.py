@@ -53,6 +53,15 @@ class State:
             raise ValueError("the state that it begins with is not whole")
         return state
 
+    @classmethod
+    def steps(cls, commits: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, State]]:
+        """(end, the state after it) of each commit of a journal. It is one state, which changes. Raises what `fold` does."""
+        state: State | None = None
+        for end, commit in commits:
+            state = state or cls(commit.control)
+            state._fold(commit)
+            yield end, state
+
     def _fold(self, commit: Frame) -> None:
         for episode_id, interaction_id, meta in commit.new:
             self._put((_text(episode_id), _text(interaction_id)), meta)

@@ -28,6 +28,7 @@ from treadle_corpus.manifest import Manifest
 __all__ = [
     "Lease",
     "VersionFile",
+    "holder",
     "read_tags",
     "read_version",
     "remove_version",
@@ -130,12 +131,12 @@ def remove_version(path: Path, version: int) -> None:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _disk.remove(file)
     except BlockingIOError:
-        raise CorpusInUse(path, version, f"{_holder(opened)} is reading it; wait for it, or stop it") from None
+        raise CorpusInUse(path, version, f"{holder(opened)} is reading it; wait for it, or stop it") from None
     finally:
         os.close(opened)
 
 
-def _holder(opened: int) -> str:
+def holder(opened: int) -> str:
     """The process that holds a lock on an open file, as far as this machine knows it."""
     inode = os.fstat(opened).st_ino
     try:

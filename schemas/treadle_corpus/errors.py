@@ -9,7 +9,7 @@ TreadleError (treadle_schemas.errors)
     ├── TagMissing           the corpus is there, that tag is not; names those that are
     ├── TagTaken             the tag names another version already
     ├── CorpusLocked         another process writes this corpus (retriable)
-    ├── CorpusInUse          a version that is to be removed is being read, tagged or the newest (retriable)
+    ├── CorpusInUse          a version that is to be removed or replaced is being read, tagged or the newest (retriable)
     ├── CorpusFull           no room on the disk; what was written stays whole (retriable)
     ├── CorpusUnwritable     the system refuses to write there
     ├── CorpusDamaged        the folder is no corpus, or its files are not what was written
@@ -110,12 +110,12 @@ class CorpusLocked(CorpusError):
 
 
 class CorpusInUse(CorpusError):
-    """A version that is to be removed is needed."""
+    """A version that is to be removed or replaced is needed."""
 
     retriable = True
 
-    def __init__(self, path: Path, version: int, user: str) -> None:
-        super().__init__(f"{path}@v{version} cannot be removed: {user}. Nothing was removed")
+    def __init__(self, path: Path, version: int, user: str, *, what: str = "removed") -> None:
+        super().__init__(f"{path}@v{version} cannot be {what}: {user}. Nothing was {what}")
         self.path = path
         self.version = version
         self.user = user

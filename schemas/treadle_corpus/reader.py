@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from treadle_schemas.errors import FieldError
 from treadle_schemas.records import Feedback, Grade, GradedRow, Provenance
@@ -22,10 +22,11 @@ from treadle_corpus._versions import Lease, VersionFile, versions
 from treadle_corpus.diff import Diff, difference
 from treadle_corpus.errors import CorpusDamaged, VersionMissing
 from treadle_corpus.hashing import content_hash, digest, row_line
+from treadle_corpus.lineage import RowOrigin, origin_of
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.target import CorpusRef, parse_ref
 
-__all__ = ["Corpus", "CorpusRow", "SplitChoice", "versions"]
+__all__ = ["Commit", "Corpus", "CorpusRow", "SplitChoice", "versions"]
 
 SplitChoice = Literal["train", "heldout", "all"]
 _BLOCK_ROWS = 500
@@ -48,6 +49,14 @@ class CorpusRow:
     def revision(self) -> int:
         """The revision that the version holds."""
         return self.provenance.revision
+
+
+class Commit(NamedTuple):
+    """`size` bytes of a journal, and their SHA-256."""
+
+    journal: int
+    size: int
+    sha256: str
 
 
 class Corpus:
@@ -103,6 +112,21 @@ class Corpus:
         """N of vN."""
         return self.manifest.version
 
+    @property
+    def workspace_created_at(self) -> str:
+        """Which creation of the workspace the rows come from: a later one of the same name has another log. Raises CorpusDamaged."""
+        return self._read().control.workspace_created_at
+
+    @property
+    def selector(self) -> str:
+        """Names everything that decided about single rows, beside the rows: see `Selector.identity`. Raises CorpusDamaged."""
+        return self._read().control.selector
+
+    @property
+    def commit(self) -> Commit:
+        """What the version is on disk."""
+        return Commit(self._found.journal, self._found.size, self._found.sha256)
+
     def __str__(self) -> str:
         return f"{self.path}@v{self.version}"
 
@@ -123,6 +147,10 @@ class Corpus:
                 row.provenance,
                 tuple(row.feedback),
             )
+
+    def origins(self, split: SplitChoice = "all") -> Iterator[RowOrigin]:
+        """Where each member comes from, in the order of `rows`. No body is read. Raises CorpusDamaged."""
+        return (origin_of(self.path, key, meta) for key, meta in self._members(split))
 
     def verify(self) -> None:
         """Read everything and compare: the journal and every file of bodies with their checksums, every part, and the content hash of the

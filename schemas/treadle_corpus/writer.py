@@ -229,9 +229,18 @@ class CorpusWriter:
         return refused
 
     def finish(
-        self, selector: Selector, *, pending: int = 0, code_version: str = "", created_at: str = ""
+        self,
+        selector: Selector,
+        *,
+        pending: int = 0,
+        code_version: str = "",
+        created_at: str = "",
+        number: int | None = None,
     ) -> Manifest | None:
         """Decide the rows and make the next version, or return None where the content is that of the version before.
+
+        With a `number`, above that of the newest version, the version gets it and is made whatever changed: a corpus that is made again
+        has the versions that it had.
 
         1. decide what is undecided (everything, when the selector is another one), and sketch what near-duplicates need
         2. statuses of all rows that what changed can move, and what changed since the version before
@@ -242,6 +251,8 @@ class CorpusWriter:
         Raises CorpusFull, CorpusUnwritable; there is no new version then, and the next call makes it. Raises CorpusDamaged.
         """
         self._current()
+        if number is not None and number <= self._control.version:
+            raise ValueError(f"v{number} cannot follow v{self._control.version}")
         before = self._state.rows
         scope = self._scope(selector)
         decided = self._sketched(self._decided(scope, selector))  # 1
@@ -266,7 +277,7 @@ class CorpusWriter:
         control = msgspec.structs.replace(
             self._control, policy=self.policy, selector=selector.identity, finished_offsets=self._control.offsets
         )
-        if not moved:
+        if not moved and number is None:
             if changed or control != self._control:
                 with self._healing():
                     self._commit("decide", control, changed)
@@ -277,7 +288,7 @@ class CorpusWriter:
             looked = [changed.get(key) or before[key] for key in members]
             tally = counts.tally
             manifest = Manifest(
-                version=self._control.version + 1,
+                version=number or self._control.version + 1,
                 workspace=self._control.workspace,
                 rows=len(members),
                 split=counts.split,

@@ -9,6 +9,10 @@ __all__ = ["COMMANDS"]
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("treadle_trainer.commands.train:train", "Train a model on a corpus version."),
     "release": ("treadle_trainer.commands.release:release", "List, show, register, promote and roll back releases."),
+    "lineage": (
+        "treadle_trainer.commands.lineage:lineage",
+        "Show where a release comes from, and what became of a row.",
+    ),
     "rights": ("treadle_trainer.commands.rights:rights", "Deny or allow what may be done with recorded work."),
     "trainer": ("treadle_trainer.commands.services:trainer", "Run the service that trains on new corpus versions."),
     "guard": ("treadle_trainer.commands.services:guard", "Run the service that watches the live champion."),

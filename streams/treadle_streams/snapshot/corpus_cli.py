@@ -1,4 +1,4 @@
-"""`treadle corpus list|show|log|diff|verify|tag|export`."""
+"""`treadle corpus list|show|log|diff|verify|tag|rebuild|export`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from treadle_schemas.codec import to_json
 
 from treadle_streams.exporting.commands import export
 from treadle_streams.snapshot.history_cli import diff, log, tag, verify
+from treadle_streams.snapshot.proof_cli import rebuild
 
 __all__ = ["corpus"]
 
 
 @click.group(cls=SuggestingGroup)
 def corpus() -> None:
-    """Look into corpora, compare and name their versions, and export views of them."""
+    """Look into corpora, compare, name and prove their versions, and export views of them."""
 
 
-for _command in (export, log, diff, verify, tag):
+for _command in (export, log, diff, verify, tag, rebuild):
     corpus.add_command(_command)
 
 
@@ -68,8 +69,9 @@ def list_(settings: Settings, folder: str | None, as_json: bool) -> None:
 
 
 def _corpora(root: Path) -> list[Path]:
-    """Folders with a corpus' marker, at most two below the root."""
-    return sorted(marker.parent for depth in ("*", "*/*") for marker in root.glob(f"{depth}/corpus.json"))
+    """Folders with a corpus' marker, at most two below the root. A hidden one is being made by a rebuild."""
+    found = (marker.parent for depth in ("*", "*/*") for marker in root.glob(f"{depth}/corpus.json"))
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _entry(path: Path) -> dict[str, Any]:

@@ -77,12 +77,14 @@ def diff(settings: Settings, before: str, after: str, limit: int, as_json: bool)
 @click.command()
 @click.argument("ref", metavar="PATH[@vN|@TAG]")
 @click.option("--all", "every", is_flag=True, help="Every version of the corpus.")
+@click.option("--from-log", is_flag=True, help="Recompute it from the workspace's log too, with the version's policy.")
 @json_option
 @pass_settings
-def verify(settings: Settings, ref: str, every: bool, as_json: bool) -> None:
+def verify(settings: Settings, ref: str, every: bool, from_log: bool, as_json: bool) -> None:
     """Read all that a version is made of and compare: checksums of its files, and its content hash with one computed anew.
 
-    Exits with 1 where something is not what was written, and says what. Nothing is changed.
+    With --from-log the version is also made again in a temporary folder, from `.graded` up to the version's offsets, and must come out the
+    same. Exits with 1 where something is not what was written, or not what the log gives, and says what. Nothing is changed.
     """
     with Corpus.open(parse_ref(ref, settings.corpus_root)) as named:
         numbers = named.versions() if every else [named.version]
@@ -95,7 +97,11 @@ def verify(settings: Settings, ref: str, every: bool, as_json: bool) -> None:
                 )
                 if not as_json:
                     click.echo(f"{found}  {found.manifest.rows:,} rows  content hash {found.manifest.content_hash}  ok")
-        if as_json:
+        if from_log:
+            from treadle_streams.snapshot.proof_cli import verify_from_log
+
+            verify_from_log(settings, named.path, numbers, made if as_json else None)
+        elif as_json:
             echo_json({"corpus": str(named.path), "verified": made})
 
 

@@ -1,0 +1,111 @@
+"""A corpus that is made again takes the place of another one, or a new place, as a whole.
+
+PARENT/.NAME.rebuild   where it is made; what a killed process left there is removed by the next one
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from treadle_corpus import _disk, _files, _versions
+from treadle_corpus.errors import CorpusInUse, CorpusMissing, TargetError
+
+__all__ = ["Replacement"]
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+
+
+class Replacement:
+    """The right to put another corpus at a path. A context manager; leaving it without `place` leaves all as it was."""
+
+    def __init__(self, path: Path, *, new: bool) -> None:
+        """`new`: nothing may lie at `path`, and nothing is replaced. Otherwise nobody else writes there until the end.
+
+        Raises TargetError where something does, CorpusMissing where nothing does, CorpusLocked, CorpusUnwritable.
+        """
+        self.path = path.resolve()
+        self.fresh = self.path.with_name(f".{self.path.name}.rebuild")
+        """Where to make the corpus."""
+        self._new = new
+        self._locks = ExitStack()
+        if new and self.path.exists():
+            raise TargetError(f"{path}: something is there already; name a path where nothing is")
+        if not new and not self.path.exists():
+            raise CorpusMissing(path)
+        try:
+            if not new:
+                self._locks.callback(_files.Lock(self.path).release)
+            _files.Lock(self.fresh).release()  # nobody else makes one there
+            _disk.remove(self.fresh)
+        except BaseException:
+            self._locks.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._locks:
+            _disk.remove(self.fresh)
+
+    def place(self) -> None:
+        """Put what was made, whole and closed, at the path. The tags of before stay where their versions are there again.
+
+        1. nobody reads the versions of before: a reader finds the files of its rows by path
+        2. tags
+        3. exchange the folders, in one step where the system can
+        4. remove the one of before
+
+        Raises CorpusInUse naming who reads, CorpusUnwritable; nothing was changed then.
+        """
+        if not self._new:
+            self._lock_versions()  # 1
+            there = set(_versions.versions(self.fresh))
+            for name, version in _versions.read_tags(self.path).items():  # 2
+                if version in there:
+                    _versions.set_tag(self.fresh, name, version)
+            with _disk.writing(self.path):
+                _exchange(self.fresh, self.path)  # 3
+            _disk.sync(self.path.parent)
+            _disk.remove(self.fresh)  # 4
+        else:
+            _disk.place(self.fresh, self.path)
+
+    def _lock_versions(self) -> None:
+        for number in _versions.versions(self.path):
+            with _disk.writing(self.path):
+                opened = os.open(self.path / "versions" / f"v{number}.json", os.O_RDWR | os.O_CLOEXEC)
+            self._locks.callback(os.close, opened)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _versions.holder(opened)
+                raise CorpusInUse(
+                    self.path, number, f"{holder} is reading it; wait for it, or stop it", what="replaced"
+                ) from None
+
+
+def _exchange(one: Path, two: Path) -> None:
+    """Each gets the other's name. Where the system cannot do it in one step, a crash between two leaves `two` as NAME.before."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        names = os.fsencode(one), os.fsencode(two)
+        if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise OSError(code, os.strerror(code))
+    before = two.with_name(f".{two.name}.before")
+    two.rename(before)
+    one.rename(two)
+    before.rename(one)

@@ -1,0 +1,100 @@
+"""Which releases were trained on which corpus version: from manifests of the registry, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from treadle_corpus import Corpus, CorpusError, CorpusRef, resolve_target
+from treadle_schemas import ReleaseManifest
+
+from treadle_trainer.registry import Registry, slots
+
+__all__ = ["Releases", "Trained", "ancestry"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A release and the version that it learnt from: by itself, or through the release that it was trained from."""
+
+    release: str
+    champion: bool
+    version: int
+    through: str | None
+
+
+class Releases:
+    """All releases of a workspace as they are now, to be asked for what they were trained on."""
+
+    def __init__(self, root: Path, workspace: str, corpus_root: Path | None = None) -> None:
+        """`root` is that of the registry. Raises RegistryError."""
+        self.manifests: dict[str, ReleaseManifest] = {}
+        self._champions: set[str] = set()
+        self._corpus_root = corpus_root
+        for _, slot in slots(root, workspace):
+            registry = Registry(root, workspace, slot)
+            self.manifests |= {manifest.release: manifest for manifest in registry.releases()}
+            if registry.champion is not None:
+                self._champions.add(str(registry.champion))
+        self._missing: dict[str, bool] = {}
+
+    def is_champion(self, release: str) -> bool:
+        """Does it serve now?"""
+        return release in self._champions
+
+    def corpora(self) -> set[Path]:
+        """Where the corpora lie, or lay, that releases were trained on."""
+        return {self._place(m.corpus) for m in self.manifests.values() if m.corpus is not None}
+
+    def ref(self, manifest: ReleaseManifest) -> CorpusRef | None:
+        """The version that a release was trained on."""
+        return None if manifest.corpus is None else CorpusRef(self._place(manifest.corpus), manifest.corpus_version)
+
+    def trained_on(self, path: Path, version: int, content_hash: str) -> list[Trained]:
+        """The releases that learnt from a version: trained on it, or from one that was. By path and number; where the path of a release
+        has no such corpus any more, by content hash.
+        """
+        direct = {m.release for m in self.manifests.values() if self._is(m, path, version, content_hash)}
+        return list(self._heirs(direct, version))
+
+    def _heirs(self, direct: set[str], version: int) -> Iterator[Trained]:
+        for manifest in self.manifests.values():
+            heir = next((m.release for m in ancestry(manifest, self.manifests) if m.release in direct), None)
+            if heir is not None:
+                yield Trained(
+                    release=manifest.release,
+                    champion=self.is_champion(manifest.release),
+                    version=version,
+                    through=None if heir == manifest.release else heir,
+                )
+
+    def _is(self, manifest: ReleaseManifest, path: Path, version: int, content_hash: str) -> bool:
+        ref = self.ref(manifest)
+        if ref is None:
+            return False
+        if ref.path == path:
+            return ref.version == version
+        return manifest.corpus_hash == content_hash and self._gone(ref)
+
+    def _gone(self, ref: CorpusRef) -> bool:
+        if str(ref) not in self._missing:
+            try:
+                Corpus.open(ref).close()
+                self._missing[str(ref)] = False
+            except CorpusError:
+                self._missing[str(ref)] = True
+        return self._missing[str(ref)]
+
+    def _place(self, corpus: str) -> Path:
+        return resolve_target(corpus, self._corpus_root).resolve()
+
+
+def ancestry(manifest: ReleaseManifest, manifests: dict[str, ReleaseManifest]) -> Iterator[ReleaseManifest]:
+    """A release and those that it was trained from: what they learnt is in it."""
+    seen: set[str] = set()
+    name: str | None = manifest.release
+    while name is not None and name in manifests and name not in seen:
+        seen.add(name)
+        yield manifests[name]
+        name = manifests[name].parent
