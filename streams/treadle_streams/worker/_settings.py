@@ -49,7 +49,7 @@ class WorkerSettings:
     """Most input records in one transaction."""
     batch_bytes: int = 16 * 1024 * 1024
     """Most input bytes in one transaction."""
-    gather_s: float = 0.05
+    gather_s: float = 0.02
     """How long a batch waits for more records: latency against records a transaction."""
     tick_s: float = 1.0
     """How often clock records and the status file are written."""
