@@ -11,8 +11,9 @@ from treadle_schemas.records import Feedback, Grade, GradedRow, MetricState, Pro
 from treadle_schemas.split import Side, split_group
 
 from treadle_corpus._rows import Decision, GradedRecord, read_record
+from treadle_corpus.reader import CorpusRow
 
-__all__ = ["SelectAll", "graded"]
+__all__ = ["SelectAll", "corpus_row", "graded"]
 
 
 class SelectAll:
@@ -82,3 +83,18 @@ def graded(
         feedback=list(feedback),
     )
     return read_record(dumps(to_json(row)))
+
+
+def corpus_row(record: GradedRecord) -> CorpusRow:
+    """A graded row as a version gives it."""
+    found = record.row
+    return CorpusRow(
+        found.episode_id,
+        found.interaction_id,
+        found.interaction,
+        found.grade,
+        found.split,
+        found.split_group,
+        found.provenance,
+        found.feedback,
+    )

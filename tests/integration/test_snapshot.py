@@ -160,7 +160,7 @@ def ends(log: Log) -> dict[tuple[str, int], int]:
 def test_a_version_is_the_fold_of_its_offsets_across_batches(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("treadle_streams.snapshot.run._BATCH_RECORDS", 37)
+    monkeypatch.setattr("treadle_streams.snapshot.run.BATCH_RECORDS", 37)
     rows = [graded(f"r{n % 150}", reward=float(n), revision=1 + n // 150) for n in range(400)]
     log.graded(*rows)
     report = run(log, tmp_path / "c")

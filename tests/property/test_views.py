@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from treadle_corpus import CorpusRow
-from treadle_corpus.testing import graded
+from treadle_corpus.testing import corpus_row, graded
 from treadle_corpus.views import VIEWS, dpo, every_row, sft
 from treadle_schemas.canonical import canonical_json
 from treadle_schemas.records import Feedback
@@ -61,19 +61,8 @@ def episode(draw: st.DrawFn, name: str) -> list[CorpusRow]:
             reward=draw(REWARDS),
             feedback=draw(st.lists(feedback(), max_size=2)),
             **fields,
-        ).row
-        rows.append(
-            CorpusRow(
-                record.episode_id,
-                record.interaction_id,
-                record.interaction,
-                record.grade,
-                record.split,
-                record.split_group,
-                record.provenance,
-                record.feedback,
-            )
         )
+        rows.append(corpus_row(record))
     return rows
 
 

@@ -8,23 +8,13 @@ from typing import Any
 
 import pytest
 from treadle_corpus import CorpusRow
-from treadle_corpus.testing import graded
+from treadle_corpus.testing import corpus_row, graded
 from treadle_corpus.views import VIEWS, dpo, evaluation, every_row, jsonl, kto, repetition, reward, rl, sft
 from treadle_schemas.records import Feedback
 
 
 def row(interaction_id: str, **fields: Any) -> CorpusRow:
-    found = graded(interaction_id, **fields).row
-    return CorpusRow(
-        found.episode_id,
-        found.interaction_id,
-        found.interaction,
-        found.grade,
-        found.split,
-        found.split_group,
-        found.provenance,
-        found.feedback,
-    )
+    return corpus_row(graded(interaction_id, **fields))
 
 
 def said(kind: Any, **fields: Any) -> Feedback:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from treadle_corpus import CorpusRow
 from treadle_corpus.forms import FORMS, convert
-from treadle_corpus.testing import graded
+from treadle_corpus.testing import corpus_row, graded
 from treadle_corpus.views import VIEWS, dpo, kto, reward, rl, sft
 
 SYSTEM = {"role": "system", "content": "s"}
@@ -32,17 +32,7 @@ CALL = {
 
 
 def row(interaction_id: str, *messages: dict[str, Any], **fields: Any) -> CorpusRow:
-    found = graded(interaction_id, messages=list(messages), **fields).row
-    return CorpusRow(
-        found.episode_id,
-        found.interaction_id,
-        found.interaction,
-        found.grade,
-        found.split,
-        found.split_group,
-        found.provenance,
-        found.feedback,
-    )
+    return corpus_row(graded(interaction_id, messages=list(messages), **fields))
 
 
 AGENT = row("a", SYSTEM, ASK, CALL, TOOL, say("done"), tools=TOOLS)

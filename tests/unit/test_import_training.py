@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from treadle_corpus import CorpusRow
 from treadle_corpus.forms import convert
-from treadle_corpus.testing import graded
+from treadle_corpus.testing import corpus_row, graded
 from treadle_corpus.views import VIEWS, every_row
 from treadle_schemas.records import Feedback
 from treadle_streams.exporting import NotATable, write_lines
@@ -37,17 +37,7 @@ def say(text: str) -> dict[str, Any]:
 
 
 def row(interaction_id: str, *messages: dict[str, Any], **fields: Any) -> CorpusRow:
-    found = graded(interaction_id, messages=list(messages), **fields).row
-    return CorpusRow(
-        found.episode_id,
-        found.interaction_id,
-        found.interaction,
-        found.grade,
-        found.split,
-        found.split_group,
-        found.provenance,
-        found.feedback,
-    )
+    return corpus_row(graded(interaction_id, messages=list(messages), **fields))
 
 
 def said(kind: Any, text: str) -> Feedback:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from treadle_schemas import ReleaseManifest
 
 from treadle_trainer.registry import Registry, slots
 
-__all__ = ["Releases", "Trained", "ancestry"]
+__all__ = ["Releases", "Trained", "ancestry", "heirs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +59,13 @@ class Releases:
         return list(self._heirs(direct, version))
 
     def _heirs(self, direct: set[str], version: int) -> Iterator[Trained]:
-        for manifest in self.manifests.values():
-            heir = next((m.release for m in ancestry(manifest, self.manifests) if m.release in direct), None)
-            if heir is not None:
-                yield Trained(
-                    release=manifest.release,
-                    champion=self.is_champion(manifest.release),
-                    version=version,
-                    through=None if heir == manifest.release else heir,
-                )
+        for manifest, source in heirs(direct, self.manifests):
+            yield Trained(
+                release=manifest.release,
+                champion=self.is_champion(manifest.release),
+                version=version,
+                through=None if source is manifest else source.release,
+            )
 
     def _is(self, manifest: ReleaseManifest, path: Path, version: int, content_hash: str) -> bool:
         ref = self.ref(manifest)
@@ -98,3 +96,13 @@ def ancestry(manifest: ReleaseManifest, manifests: dict[str, ReleaseManifest]) -
         seen.add(name)
         yield manifests[name]
         name = manifests[name].parent
+
+
+def heirs(
+    direct: Container[str], manifests: dict[str, ReleaseManifest]
+) -> Iterator[tuple[ReleaseManifest, ReleaseManifest]]:
+    """The releases that are among `direct` or were trained from one that is, each with that one: the nearest."""
+    for manifest in manifests.values():
+        source = next((one for one in ancestry(manifest, manifests) if one.release in direct), None)
+        if source is not None:
+            yield manifest, source

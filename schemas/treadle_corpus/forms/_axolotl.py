@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from treadle_corpus.forms._shape import IMAGES, SEVERAL_MESSAGES, Convert, pair_of
+from treadle_corpus.forms._shape import IMAGES, Convert, short_pair_of
 from treadle_corpus.images import has_images
 from treadle_corpus.views import DpoPair, SftExample
 
@@ -24,11 +24,9 @@ def dpo(pair: DpoPair, loose: bool) -> list[dict[str, Any]] | str:
     """messages, chosen, rejected: each answer is one message."""
     if has_images([*pair["prompt"], *pair["chosen"], *pair["rejected"]]):
         return IMAGES
-    made = pair_of(pair, loose)
+    made = short_pair_of(pair, loose)
     if isinstance(made, str):
         return made
-    if len(made.chosen) > 1 or len(made.rejected) > 1:
-        return SEVERAL_MESSAGES
     return [
         {
             "messages": made.prompt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from treadle_corpus.forms._shape import NO_QUESTION, SEVERAL_MESSAGES, Convert, pair_of, prompts_of
+from treadle_corpus.forms._shape import NO_QUESTION, Convert, prompts_of, short_pair_of
 from treadle_corpus.views import DpoPair, RlGroup, SftExample
 
 __all__ = ["VIEWS"]
@@ -22,11 +22,9 @@ def sft(example: SftExample, loose: bool) -> list[dict[str, Any]] | str:
 
 def dpo(pair: DpoPair, loose: bool) -> list[dict[str, Any]] | str:
     """input, preferred_output, non_preferred_output: each output is one message of the assistant."""
-    made = pair_of(pair, loose)
+    made = short_pair_of(pair, loose)
     if isinstance(made, str):
         return made
-    if len(made.chosen) > 1 or len(made.rejected) > 1:
-        return SEVERAL_MESSAGES
     return [
         {
             "input": {"messages": made.prompt, **_tools(pair["tools"])},

@@ -63,6 +63,14 @@ def pair_of(pair: DpoPair, loose: bool) -> Pair | str:
     return Pair([*pair["prompt"], *chosen[:shared]], chosen[shared:], rejected[shared:])
 
 
+def short_pair_of(pair: DpoPair, loose: bool) -> Pair | str:
+    """The same for forms whose answers are one message."""
+    made = pair_of(pair, loose)
+    if not isinstance(made, str) and (len(made.chosen) > 1 or len(made.rejected) > 1):
+        return SEVERAL_MESSAGES
+    return made
+
+
 def answer_of(example: KtoExample, loose: bool) -> tuple[Messages, Messages] | str:
     """Prompt and completion, where all of the completion is trained on."""
     if not loose and len(example["response"]) < len(example["completion"]):

@@ -8,9 +8,17 @@ from typing import Any, Final, TypeVar, cast, get_args
 
 import click
 from treadle.cli.support import DURATION
-from treadle_schemas.snapshot_policy import DEFAULT_THRESHOLD, MIN_THRESHOLD, Dedupe, SnapshotPolicy, Use
+from treadle_schemas.snapshot_policy import (
+    DEFAULT_EVERY_S,
+    DEFAULT_MIN_NEW_ROWS,
+    DEFAULT_THRESHOLD,
+    MIN_THRESHOLD,
+    Dedupe,
+    SnapshotPolicy,
+    Use,
+)
 
-__all__ = ["SELECTION", "chosen", "policy_from", "selection_options"]
+__all__ = ["SELECTION", "cadence_options", "chosen", "policy_from", "selection_options"]
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -102,6 +110,26 @@ def selection_options(command: C) -> C:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def cadence_options(makes: str, note: str = "") -> Callable[[C], C]:
+    """--min-new-rows and --every; `makes` says what they bring about, `note` when they do not count."""
+    rows = click.option(
+        "--min-new-rows",
+        type=click.IntRange(1),
+        default=DEFAULT_MIN_NEW_ROWS,
+        show_default=True,
+        help=f"{makes} as soon as so many new rows have settled.{note}",
+    )
+    every = click.option(
+        "--every",
+        "every_s",
+        type=DURATION,
+        default=DEFAULT_EVERY_S,
+        show_default="10m",
+        help=f"{makes} so long after the run before, if anything was graded since.{note}",
+    )
+    return lambda command: rows(every(command))
 
 
 def chosen(parameters: Iterable[str]) -> bool:

@@ -13,11 +13,11 @@ from treadle_schemas.moments import from_micros, now
 from treadle_schemas.snapshot_policy import MAIN
 
 from treadle_streams import workspaces
-from treadle_streams.snapshot._options import SELECTION, chosen, policy_from, selection_options
+from treadle_streams.snapshot._options import SELECTION, cadence_options, chosen, policy_from, selection_options
 from treadle_streams.snapshot.dry import dry_run
 from treadle_streams.snapshot.policies import find_policy, selection, target_of
 from treadle_streams.snapshot.run import DEFAULT_WAIT_S, RunReport, Snapshotter, run_snapshot
-from treadle_streams.snapshot.service import DEFAULT_EVERY_S, DEFAULT_MIN_NEW_ROWS, serve, serve_policies
+from treadle_streams.snapshot.service import serve, serve_policies
 
 __all__ = ["snapshot", "snapshotter"]
 
@@ -75,21 +75,7 @@ def snapshot(
 @selection_options
 @_replace_option
 @_wait_option
-@click.option(
-    "--min-new-rows",
-    type=click.IntRange(1),
-    default=DEFAULT_MIN_NEW_ROWS,
-    show_default=True,
-    help="Run as soon as so many new rows have settled. Not of stored policies.",
-)
-@click.option(
-    "--every",
-    "every_s",
-    type=DURATION,
-    default=DEFAULT_EVERY_S,
-    show_default="10m",
-    help="Run so long after the run before, if anything was graded since. Not of stored policies.",
-)
+@cadence_options("Run", " Not of stored policies.")
 @json_option
 @pass_settings
 def snapshotter(

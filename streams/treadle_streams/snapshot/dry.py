@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from treadle.log import Admin
 from treadle_corpus import Policy, Preview, Tally
-from treadle_schemas.moments import from_micros
 
 from treadle_streams import filter as filters
 from treadle_streams import workspaces
+from treadle_streams.snapshot._counts import counts_json
 from treadle_streams.snapshot._graded import BATCH_RECORDS, batches, decoded, graded_ends
 from treadle_streams.snapshot._pending import PendingRows
 from treadle_streams.snapshot._rounds import wait_for_join, wait_regraded
@@ -56,19 +56,11 @@ class DryRun:
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        through = from_micros(self.settled_through_ms * 1000) if self.settled_through_ms else None
         return {
             "dry_run": True,
             "rows": self.tally.members,
             "split": self.split,
-            "selected": self.tally.selected,
-            "rejected": self.tally.rejected,
-            "unknown": sum(self.tally.unknown.values()),
-            "unknown_by_reason": self.tally.unknown,
-            "pending": self.pending,
-            "dropped": self.tally.dropped,
-            "refused": self.refused,
-            "settled_through": through,
+            **counts_json(self.tally, self.pending, self.refused, self.settled_through_ms),
         }
 
     def lines(self) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 from treadle.cli.support import (
-    DURATION,
     SuggestingGroup,
     confirmed,
     echo_json,
@@ -15,11 +14,11 @@ from treadle.cli.support import (
 )
 from treadle.settings import Settings
 from treadle_schemas.codec import to_json
-from treadle_schemas.snapshot_policy import DEFAULT_EVERY_S, DEFAULT_MIN_NEW_ROWS, SnapshotPolicy
+from treadle_schemas.snapshot_policy import SnapshotPolicy
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams import workspaces
-from treadle_streams.snapshot._options import policy_from, selection_options
+from treadle_streams.snapshot._options import cadence_options, policy_from, selection_options
 from treadle_streams.snapshot.policies import (
     delete_policy,
     find_policy,
@@ -46,21 +45,7 @@ def policy() -> None:
 @click.argument("workspace")
 @click.argument("name")
 @selection_options
-@click.option(
-    "--min-new-rows",
-    type=click.IntRange(1),
-    default=DEFAULT_MIN_NEW_ROWS,
-    show_default=True,
-    help="A version as soon as so many new rows have settled.",
-)
-@click.option(
-    "--every",
-    "every_s",
-    type=DURATION,
-    default=DEFAULT_EVERY_S,
-    show_default="10m",
-    help="A version so long after the run before, if anything was graded since.",
-)
+@cadence_options("A version")
 @click.option("--manual", is_flag=True, help="A version by `treadle snapshot --policy` alone.")
 @click.option("--replace", is_flag=True, help="Change the policy of that name, from its next version on.")
 @json_option

@@ -12,12 +12,13 @@ from typing import Any, Final, Self
 
 from treadle.log import Admin, Record
 from treadle_corpus import CorpusWriter, Manifest, Policy, Refusal, Tally
-from treadle_schemas.moments import from_micros, now
+from treadle_schemas.moments import now
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams import filter as filters
 from treadle_streams import workspaces
 from treadle_streams.snapshot._announce import announce, announce_if_missing
+from treadle_streams.snapshot._counts import counts_json
 from treadle_streams.snapshot._graded import BATCH_RECORDS, batches, decoded, graded_ends
 from treadle_streams.snapshot._pending import PendingRows
 from treadle_streams.snapshot._refused import send_dead_letters
@@ -28,7 +29,6 @@ __all__ = ["DEFAULT_WAIT_S", "RunReport", "Snapshotter", "run_snapshot"]
 
 DEFAULT_WAIT_S: Final = 300.0
 """How long a run waits for the join."""
-_BATCH_RECORDS: Final = BATCH_RECORDS
 
 Tell = Callable[[str], None]
 
@@ -62,18 +62,11 @@ class RunReport:
             "version": self.version,
             "new": self.new,
             "rows": self.rows,
-            "selected": self.tally.selected,
-            "rejected": self.tally.rejected,
-            "unknown": sum(self.tally.unknown.values()),
-            "unknown_by_reason": self.tally.unknown,
-            "pending": self.pending,
-            "dropped": self.tally.dropped,
-            "refused": self.refused,
+            **counts_json(self.tally, self.pending, self.refused, self.settled_through_ms),
             "added": made.added if made and self.new else 0,
             "updated": made.updated if made and self.new else 0,
             "removed": made.removed if made and self.new else 0,
             "content_hash": made.content_hash if made else None,
-            "settled_through": from_micros(self.settled_through_ms * 1000) if self.settled_through_ms else None,
         }
 
 
@@ -178,7 +171,7 @@ class Snapshotter:
     def _fold(self, ends: dict[int, int]) -> int:
         """Fold up to `ends`; how many records were refused."""
         refused = 0
-        for batch, offsets in batches(self._servers, self._workspace, self.writer.offsets, ends, _BATCH_RECORDS):
+        for batch, offsets in batches(self._servers, self._workspace, self.writer.offsets, ends, BATCH_RECORDS):
             refused += self._apply(batch, offsets)
             if self._tell is not None:
                 self._tell(f"folded {sum(offsets.values())} of {sum(ends.values())} offsets of .graded")

@@ -23,13 +23,14 @@ from treadle.redaction import subject_hash
 from treadle.settings import Settings
 from treadle_corpus import Corpus, CorpusError
 from treadle_corpus.target import CorpusRef, resolve_target
-from treadle_schemas import ContractError, Handle, ReleaseManifest
+from treadle_schemas import ContractError, Handle
 from treadle_schemas.canonical import loads
 from treadle_schemas.codec import GRADED, INTERACTION, header_map
 from treadle_schemas.events import Right
 from treadle_schemas.topics import topic
 
 from treadle_trainer.commands._common import registry_root
+from treadle_trainer.lineage import heirs
 from treadle_trainer.registry import Registry, slots
 
 __all__ = ["rights"]
@@ -164,28 +165,14 @@ def _concerned(settings: Settings, space: str, rows: set[Row], subjects: frozens
                 held[place] = _held(settings, place, rows, subjects)
             if held[place] != 0:
                 direct[manifest.release] = held[place]
-        for manifest in manifests.values():
-            heir = next((name for name in _ancestry(manifest, manifests) if name in direct), None)
-            if heir is None:
-                continue
-            source = manifests[heir]
+        for manifest, source in heirs(direct, manifests):
             yield {
                 "release": manifest.release,
                 "champion": manifest.release == champion,
                 "corpus": f"{source.corpus}@v{source.corpus_version}"
-                + ("" if source is manifest else f" (through {heir})"),
-                "rows": direct[heir],
+                + ("" if source is manifest else f" (through {source.release})"),
+                "rows": direct[source.release],
             }
-
-
-def _ancestry(manifest: ReleaseManifest, manifests: dict[str, ReleaseManifest]) -> Iterator[str]:
-    """A release and those that it was trained from: what they learnt is in it."""
-    seen: set[str] = set()
-    name: str | None = manifest.release
-    while name is not None and name in manifests and name not in seen:
-        seen.add(name)
-        yield name
-        name = manifests[name].parent
 
 
 def _held(settings: Settings, place: tuple[str, int | None], rows: set[Row], subjects: frozenset[str]) -> int | None:

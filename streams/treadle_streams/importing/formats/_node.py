@@ -10,7 +10,7 @@ from treadle_schemas.canonical import loads
 from treadle_schemas.errors import FieldError, shown
 from treadle_schemas.moments import from_micros, to_micros
 
-__all__ = ["Node", "milliseconds"]
+__all__ = ["Node", "milliseconds", "turns"]
 
 _NO_ZONE = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?")
 
@@ -107,6 +107,16 @@ class Node:
         if found is None:
             raise FieldError(self.where(*names), "is missing")
         return found
+
+
+def turns(node: Node, name: str) -> list[dict[str, Any]]:
+    """The messages of a conversation: at least one, each with a role."""
+    found = node.list(name)
+    if not found:
+        raise FieldError(f"{node.path}.{name}", "is missing or empty")
+    for path, turn in node.nodes(name):
+        Node(turn, path).needed("role")
+    return found
 
 
 def milliseconds(start: str, end: str) -> float:

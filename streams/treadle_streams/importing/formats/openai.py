@@ -21,7 +21,7 @@ from treadle_schemas.errors import FieldError, shown
 from treadle_schemas.moments import from_micros
 
 from treadle_streams.importing.formats._items import Bad, Call, Item, Passed, Recall, Remember, Score
-from treadle_streams.importing.formats._node import Node
+from treadle_streams.importing.formats._node import Node, turns
 
 __all__ = ["openai"]
 
@@ -180,7 +180,7 @@ def _asked(body: dict[str, Any], path: str, where: str) -> Any:
 
 
 def _example(node: Node) -> Iterator[Item]:
-    messages = _turns(node, "messages")
+    messages = turns(node, "messages")
     # only what the line wants trained; a weight belongs to fine-tuning, not to what was said
     answers = [n for n, turn in enumerate(messages) if turn.get("role") == "assistant" and turn.get("weight", 1) != 0]
     if not answers:
@@ -206,8 +206,8 @@ def _preference(node: Node) -> Iterator[Item]:
     given = node.object("input")
     if given is None:
         raise FieldError(f"{node.path}.input", "is missing")
-    asked = _turns(given, "messages")
-    better, worse = _turns(node, "preferred_output"), _turns(node, "non_preferred_output")
+    asked = turns(given, "messages")
+    better, worse = turns(node, "preferred_output"), turns(node, "non_preferred_output")
     identity = content_hash(node.value)[:32]
     yield Call(
         id=identity,
@@ -228,15 +228,6 @@ def _preference(node: Node) -> Iterator[Item]:
         messages=worse,
         source="openai/fine-tuning",
     )
-
-
-def _turns(node: Node, name: str) -> list[dict[str, Any]]:
-    turns = node.list(name)
-    if not turns:
-        raise FieldError(f"{node.path}.{name}", "is missing or empty")
-    for path, turn in node.nodes(name):
-        Node(turn, path).needed("role")
-    return turns
 
 
 def _sampling(node: Node) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from treadle_schemas.canonical import content_hash, loads
 from treadle_schemas.errors import FieldError
 
 from treadle_streams.importing.formats._items import Bad, Call, Item, Passed, Recall, Score
-from treadle_streams.importing.formats._node import Node
+from treadle_streams.importing.formats._node import Node, turns
 
 __all__ = ["treadle"]
 
@@ -32,17 +32,17 @@ def treadle(document: dict[str, Any], recall: Recall) -> Iterator[Item]:
         for path, attempt in node.nodes("attempts"):
             try:
                 yield from _row(
-                    Node({"task_id": node.any("task_id"), **attempt}, path), _turns(Node(attempt, path), "messages")
+                    Node({"task_id": node.any("task_id"), **attempt}, path), turns(Node(attempt, path), "messages")
                 )
             except FieldError as err:
                 yield Bad(err)
     elif "chosen" in node and "rejected" in node:
         yield from _pair(node)
     elif "completion" in node:
-        prompt, answer = _turns(node, "prompt"), _turns(node, "completion")
+        prompt, answer = turns(node, "prompt"), turns(node, "completion")
         yield from _row(node, prompt + answer, first=len(prompt))
     elif "messages" in node:
-        yield from _row(node, _turns(node, "messages"))
+        yield from _row(node, turns(node, "messages"))
     elif "prompt" in node:
         yield Passed("prompt without an answer")
     else:
@@ -77,11 +77,11 @@ def _row(node: Node, messages: list[dict[str, Any]], first: int | None = None) -
 
 def _pair(node: Node) -> Iterator[Item]:
     """Two answers: rows where they were logged, and a preference where no reward says it."""
-    prompt = _turns(node, "prompt") if "prompt" in node else _turns(node, "messages") if "messages" in node else []
+    prompt = turns(node, "prompt") if "prompt" in node else turns(node, "messages") if "messages" in node else []
     halves: dict[str, list[dict[str, Any]]] = {}
     for half in ("chosen", "rejected"):
         given = node.any(half)
-        halves[half] = [given] if isinstance(given, dict) else _turns(node, half)
+        halves[half] = [given] if isinstance(given, dict) else turns(node, half)
         if not prompt:
             continue
         if halves[half][: len(prompt)] == prompt:
@@ -186,12 +186,3 @@ def _bare(message: dict[str, Any]) -> dict[str, Any]:
         for name, value in message.items()
         if name not in ("train", "weight") and (value is not None or name == "content")
     }
-
-
-def _turns(node: Node, name: str) -> list[dict[str, Any]]:
-    turns = node.list(name)
-    if not turns:
-        raise FieldError(f"{node.path}.{name}", "is missing or empty")
-    for path, turn in node.nodes(name):
-        Node(turn, path).needed("role")
-    return list(turns)
