@@ -19,15 +19,12 @@ from pathlib import Path
 import msgspec
 from treadle_schemas.errors import FieldError
 from treadle_schemas.parts import names_parts
-from treadle_schemas.records import GradedRow
 
 from treadle_corpus import _files, _versions
-from treadle_corpus._affected import Affected
 from treadle_corpus._bodies import BodyWriter, Entry, Packed, pack
 from treadle_corpus._control import Control
-from treadle_corpus._decide import decide
+from treadle_corpus._draft import Drafts
 from treadle_corpus._journal import Journal, prune
-from treadle_corpus._lines import Lines, merged
 from treadle_corpus._owner import check_owner
 from treadle_corpus._parts import PartKey, PartMeta, PartRecord, Parts, part_name, whole_rows
 from treadle_corpus._recovery import Found, begin, recover
@@ -35,22 +32,18 @@ from treadle_corpus._rows import (
     GradedRecord,
     Key,
     RowMeta,
-    Status,
     absorb,
     encode_key,
-    grade_of,
-    stored_row,
 )
 from treadle_corpus._state import State
-from treadle_corpus._tally import Counts, Tally, kinds_of
+from treadle_corpus._stored import StoredRows
+from treadle_corpus._tally import Tally, kinds_of
 from treadle_corpus.errors import (
-    CorpusDamaged,
     CorpusError,
     CorpusFull,
     CorpusInUse,
     CorpusMissing,
 )
-from treadle_corpus.hashing import line_middle, row_line
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
@@ -78,14 +71,7 @@ class CorpusWriter:
         self._journal: Journal = found.journal
         self._bodies: BodyWriter = found.bodies
         self._parts = Parts(self.path, found.bodies.bulks, found.state.parts)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Forget what is only remembered to be fast: the next `finish` looks at all rows."""
-        self._lines = Lines(self._lines_of)
-        self._counts: Counts | None = None
-        self._affected: Affected | None = None
-        self._members: list[Key] | None = None
+        self._drafts = Drafts(found.state, StoredRows(self.path, found.state, found.bodies, self._parts))
 
     @classmethod
     def open(
@@ -157,8 +143,7 @@ class CorpusWriter:
     @property
     def tally(self) -> Tally:
         """How many rows stand where, since the last `finish`."""
-        counts = self._counts or Counts.of(self._state.rows.values())
-        return counts.tally
+        return self._drafts.counts.tally
 
     @property
     def new_rows(self) -> int:
@@ -242,66 +227,46 @@ class CorpusWriter:
         With a `number`, above that of the newest version, the version gets it and is made whatever changed: a corpus that is made again
         has the versions that it had.
 
-        1. decide what is undecided (everything, when the selector is another one), and sketch what near-duplicates need
-        2. statuses of all rows that what changed can move, and what changed since the version before
-        3. count, and hash the lines from the first change on
-        4. sync the bodies, commit rows, control and manifest together, sync
-        5. write vN: from here on there is one
+        1. decide the rows, see `Drafts.draft`
+        2. count, and hash the lines from the first change on
+        3. sync the bodies, commit rows, control and manifest together, sync
+        4. write vN: from here on there is one
 
         Raises CorpusFull, CorpusUnwritable; there is no new version then, and the next call makes it. Raises CorpusDamaged.
         """
         self._current()
         if number is not None and number <= self._control.version:
             raise ValueError(f"v{number} cannot follow v{self._control.version}")
-        before = self._state.rows
-        scope = self._scope(selector)
-        decided = self._sketched(self._decided(scope, selector))  # 1
-        statuses = decide(decided, self.policy, self._control.watermark_ms)  # 2
-        changed: dict[Key, RowMeta] = {}
-        for key, meta in decided.items():
-            after = _with_status(meta, statuses[key])
-            if after is not before[key]:
-                changed[key] = after
-        moved = {
-            key: meta
-            for key in self._state.touched | changed.keys()
-            if (meta := changed.get(key) or before[key]).published != _line(meta)
-        }
-        came = [key for key, meta in moved.items() if not meta.published]
-        went = [key for key, meta in moved.items() if meta.status != "member"]
-        counts = (
-            Counts.of(changed.get(key, meta) for key, meta in before.items())
-            if self._counts is None
-            else self._counts.changed((before[key], meta) for key, meta in changed.items())
-        )
+        draft = self._drafts.draft(selector, self.policy)  # 1
         control = msgspec.structs.replace(
             self._control, policy=self.policy, selector=selector.identity, finished_offsets=self._control.offsets
         )
-        if not moved and number is None:
-            if changed or control != self._control:
+        if not draft.moved and number is None:
+            if draft.changed or control != self._control:
                 with self._healing():
-                    self._commit("decide", control, changed)
-            self._settle(counts)
+                    self._commit("decide", control, draft.changed)
+            self._drafts.settle(draft)
             return None
         with self._healing():
-            members = self._members_after(changed, came, went)
-            looked = [changed.get(key) or before[key] for key in members]
-            tally = counts.tally
+            rows = self._state.rows
+            members = self._drafts.members(draft)
+            looked = [draft.changed.get(key) or rows[key] for key in members]
+            tally = draft.counts.tally
             manifest = Manifest(
                 version=number or self._control.version + 1,
                 workspace=self._control.workspace,
                 rows=len(members),
-                split=counts.split,
-                added=len(came),
-                updated=len(moved) - len(came) - len(went),
-                removed=len(went),
+                split=draft.counts.split,
+                added=len(draft.came),
+                updated=len(draft.moved) - len(draft.came) - len(draft.went),
+                removed=len(draft.went),
                 new_rows=self.new_rows,
                 dropped=tally.dropped,
                 unknown=tally.unknown,
                 pending=pending,
-                completeness=counts.completeness,
+                completeness=draft.counts.completeness,
                 pass_at_all={str(k): v for k, v in pass_hat((m.group, m.reward) for m in looked).items()},
-                content_hash=self._lines.digest(members, moved),  # 3
+                content_hash=self._drafts.content_hash(members, draft),  # 2
                 offsets=self._control.offsets,
                 watermark_ms=self._control.watermark_ms,
                 last_append_ms=max((m.append_ms for m in looked), default=None),
@@ -309,13 +274,12 @@ class CorpusWriter:
                 code_version=code_version,
                 created_at=created_at,
             )
-            control = msgspec.structs.replace(control, version=manifest.version, rows_at_version=len(before))
-            self._bodies.sync()  # 4
-            self._commit("version", control, changed, manifest=manifest)
+            control = msgspec.structs.replace(control, version=manifest.version, rows_at_version=len(rows))
+            self._bodies.sync()  # 3
+            self._commit("version", control, draft.changed, manifest=manifest)
             self._journal.sync()
-            _versions.write_version(self.path, self._version_file(manifest))  # 5
-            self._members = members
-            self._settle(counts)
+            _versions.write_version(self.path, self._version_file(manifest))  # 4
+            self._drafts.settle(draft, members)
             self._rotate()
         return manifest
 
@@ -331,80 +295,6 @@ class CorpusWriter:
             _versions.remove_version(self.path, number)
         needed = {_versions.read_version(self.path, number).journal for number in _versions.versions(self.path)}
         prune(self.path, needed | {self._journal.number})
-
-    def _scope(self, selector: Selector) -> Mapping[Key, RowMeta]:
-        """The rows to decide: all, or those that what changed since the last `finish` can move."""
-        rows = self._state.rows
-        if selector.identity != self._control.selector or self._control.policy != self.policy:
-            return rows
-        if self._affected is None or self._counts is None or not _by_equality(self.policy):
-            return rows
-        return {key: rows[key] for key in self._affected.take(rows)}
-
-    def _settle(self, counts: Counts) -> None:
-        """Everything is decided and counted: from here on only changes are looked at."""
-        self._counts = counts
-        if self._affected is None:
-            self._affected = Affected(self._state.rows)
-        self._affected.settle()
-
-    def _decided(self, scope: Mapping[Key, RowMeta], selector: Selector) -> dict[Key, RowMeta]:
-        fresh = selector.identity != self._control.selector
-        asked = [key for key, meta in scope.items() if meta.settled and (fresh or meta.decision == "undecided")]
-        decided = dict(scope)
-        for start in range(0, len(asked), _BLOCK_ROWS):
-            block = asked[start : start + _BLOCK_ROWS]
-            decisions = selector.select(list(self._graded(block)))
-            for key, decision in zip(block, decisions, strict=True):
-                if decided[key].decision != decision:
-                    decided[key] = msgspec.structs.replace(decided[key], decision=decision)
-        return decided
-
-    def _members_after(self, changed: Mapping[Key, RowMeta], came: list[Key], went: list[Key]) -> list[Key]:
-        if self._members is not None:
-            return merged(self._members, came, went)
-        rows = self._state.rows
-        return sorted(key for key, meta in rows.items() if (changed.get(key) or meta).status == "member")
-
-    def _sketched(self, rows: dict[Key, RowMeta]) -> dict[Key, RowMeta]:
-        """`rows`, of which each that may be a near-duplicate has its sketch. One is made once for each content."""
-        if self.policy.near is None:
-            return rows
-        from treadle_corpus._sketch import is_present, sketch
-
-        missing = [key for key, meta in rows.items() if meta.settled and not meta.drop and not is_present(meta.sketch)]
-        whole = whole_rows(self._graded(missing), self._parts)
-        for key, row in zip(missing, whole, strict=True):
-            if not isinstance(row, GradedRow):
-                raise CorpusDamaged(self.path, f"row {key[0]}/{key[1]}: {row}")
-            rows[key] = msgspec.structs.replace(rows[key], sketch=sketch(row.interaction["messages"]))
-        return rows
-
-    def _graded(self, keys: Sequence[Key]) -> Iterator[GradedRow]:
-        """Rows without their parts, in the order of `keys`. Raises CorpusDamaged."""
-        for start in range(0, len(keys), _BLOCK_ROWS):
-            metas = [self._state.rows[key] for key in keys[start : start + _BLOCK_ROWS]]
-            for meta, bulk in zip(metas, self._bodies.bulks([m.bulk for m in metas]), strict=True):
-                yield stored_row(bulk, meta.rest)
-
-    def _lines_of(self, keys: Sequence[Key]) -> list[bytes]:
-        """Lines of rows, in the order of `keys`. Raises CorpusDamaged."""
-        metas = [self._state.rows[key] for key in keys]
-        lines: list[bytes] = []
-        by_parts: list[int] = []
-        for n, (meta, body) in enumerate(zip(metas, self._bodies.read([m.bulk for m in metas]), strict=True)):
-            if body.head:
-                grade, side = grade_of(meta.rest)
-                lines.append(body.head + line_middle(grade.metrics, grade.reward, side) + body.tail)
-            else:
-                lines.append(b"")
-                by_parts.append(n)
-        rows = whole_rows(self._graded([keys[n] for n in by_parts]), self._parts)
-        for n, row in zip(by_parts, rows, strict=True):
-            if not isinstance(row, GradedRow):
-                raise CorpusDamaged(self.path, f"row {keys[n][0]}/{keys[n][1]}: {row}")
-            lines[n] = row_line(row)
-        return lines
 
     def _store(
         self,
@@ -433,11 +323,8 @@ class CorpusWriter:
         commit = self._state.commit(kind, control, self._bodies.end, changed, parts or {}, manifest)
         self._journal.append(commit)
         for key, after in changed.items():
-            before = self._state.rows.get(key)
-            if self._affected is not None and kind == "fold":
-                self._affected.change(key, before, after)
-            if self._counts is not None and kind == "fold":
-                self._counts.replace(before, after)
+            if kind == "fold":
+                self._drafts.folded(key, self._state.rows.get(key), after)
         self._state.apply(commit, changed, parts or {})
 
     def _version_file(self, manifest: Manifest) -> _versions.VersionFile:
@@ -490,27 +377,8 @@ class CorpusWriter:
                 raise CorpusFull(self.path, "an earlier write failed, and the corpus went back to its last commit")
 
 
-def _by_equality(policy: Policy) -> bool:
-    """Whether a row's status depends on the row itself and on those that equal it, as `_affected` has it. Near-duplicates and retention
-    depend on more, and so may what is not known here.
-    """
-    known = ("filter", "require", "rights", "name", "threshold")
-    return policy.dedupe in ("id", "exact") and policy == Policy(
-        dedupe=policy.dedupe, **{name: getattr(policy, name) for name in known}
-    )
-
-
 def _packed(record: GradedRecord) -> Packed:
     bulk, _ = record.bulk_and_rest
     if names_parts(record.row.interaction):
         return Packed(b"", b"", bulk)
     return Packed(record.pieces.head, record.pieces.tail, bulk)
-
-
-def _line(meta: RowMeta) -> bytes:
-    """What a version made now would hold of the row."""
-    return meta.line if meta.status == "member" else b""
-
-
-def _with_status(meta: RowMeta, status: Status) -> RowMeta:
-    return meta if meta.status == status else msgspec.structs.replace(meta, status=status)
