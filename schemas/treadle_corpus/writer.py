@@ -51,9 +51,6 @@ from treadle_corpus.selector import Refusal, Selector
 
 __all__ = ["CorpusWriter"]
 
-_BLOCK_ROWS = 1000
-"""Bodies held in memory at once: 8 MB at the 8 KB of a usual row."""
-
 
 class CorpusWriter:
     """The one writer of a corpus. A context manager; leaving it lets the lock go."""
