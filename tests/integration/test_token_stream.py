@@ -207,8 +207,8 @@ def test_damage_is_found_and_made_good(tmp_path: Path, tokenizer: Any) -> None:
 
 def test_columns_of_a_later_format_are_not_guessed_at(tmp_path: Path, columns: Columns) -> None:
     copy = shutil.copytree(columns.path, tmp_path / "copy")
-    (copy / META).write_bytes(msgspec.json.encode(msgspec.structs.replace(columns.meta, format=2)))
-    with pytest.raises(ColumnsDamaged, match="has format 2"):
+    (copy / META).write_bytes(msgspec.json.encode(msgspec.structs.replace(columns.meta, format=99)))
+    with pytest.raises(ColumnsDamaged, match="has format 99"):
         Columns.open(copy, None)
 
 

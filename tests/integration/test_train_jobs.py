@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def _world_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
 
 
 @pytest.fixture

@@ -60,9 +60,15 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lr: float = 2e-3
     """Peak learning rate, linear decay after 5 warm-up steps."""
     batch: int = 32
-    """Rows a step."""
+    """Examples a step and device; with `packed`, rows of `max_length` tokens."""
+    accumulate: int = 1
+    """Batches whose gradients make one step."""
+    packed: bool = False
+    """Put several sequences into one row of `max_length` tokens, where the method allows it."""
     max_length: int = 1024
     """Longest sequence in tokens; a longer trajectory is split at turns."""
+    save_steps: int | None = None
+    """Steps between checkpoints, from which a training that was cut short goes on. None: only when it is asked to end."""
     rows: Literal["rewarded", "all"] = "rewarded"
     """Which train rows to imitate: those with a reward above zero, or all, where the corpus's filter has chosen already."""
     newest_rows: int | None = None
@@ -95,6 +101,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         rules = [
             (self.steps >= 1, "steps", self.steps, "at least 1"),
             (self.batch >= 1, "batch", self.batch, "at least 1"),
+            (self.accumulate >= 1, "accumulate", self.accumulate, "at least 1"),
+            (self.save_steps is None or self.save_steps >= 1, "save_steps", self.save_steps, "at least 1"),
             (self.lr > 0, "lr", self.lr, "above 0"),
             (self.eval_tasks >= 1, "eval_tasks", self.eval_tasks, "at least 1"),
             (self.newest_rows is None or self.newest_rows >= 1, "newest_rows", self.newest_rows, "at least 1"),
@@ -122,9 +130,9 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what shapes a job: everything but the trigger and the guard."""
+        """Hash of what shapes a job: everything but the trigger, the guard, and how often it is saved."""
         shaping = msgspec.to_builtins(self)
-        for name in ("guard", "min_new_rows", "corpus", "timeout_s"):
+        for name in ("guard", "min_new_rows", "corpus", "timeout_s", "save_steps"):
             del shaping[name]
         return content_hash(shaping)
 

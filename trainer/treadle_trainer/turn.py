@@ -2,15 +2,15 @@
 
 The path of a turn, each step timed:
 
-1. read      the newest train rows with a reward above zero, from the version
-2. train     a job process makes a model folder from the champion (or the policy's base)
-3. register  the folder becomes an immutable release with its lineage
-4. evaluate  a job process scores candidate and champion on the same held-out tasks
-5. gate      alpha is spent, the gate decides
-6. promote   the champion moves by compare-and-set, or the decision is recorded
+1. train     a job process reads the version's token columns and makes a model folder from the champion (or the policy's base)
+2. register  the folder becomes an immutable release with its lineage
+3. evaluate  a job process scores candidate and champion on the same held-out tasks
+4. gate      alpha is spent, the gate decides
+5. promote   the champion moves by compare-and-set, or the decision is recorded
 
-A turn is identified by its job key: version, content, policy. What the audit log shows as decided is not done again, and a candidate
-that is registered already is not trained again, so a turn that a crash cut short can simply be run once more.
+A turn is identified by its job key: version, content, policy. What the audit log shows as decided is not done again, a candidate that is
+registered already is not trained again, and a training that left a checkpoint goes on from it, so a turn that a crash cut short can simply
+be run once more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from treadle_schemas import ReleaseEvent, ReleaseId, Split, TreadleError, conten
 
 from treadle_trainer._alpha import spend_alpha
 from treadle_trainer._version import code_version
-from treadle_trainer.data import select_training
 from treadle_trainer.errors import AliasMoved, JobStopped, NoChampion, ReleaseMissing
 from treadle_trainer.evaluate import Comparison, compare
 from treadle_trainer.gate import Verdict, decide
@@ -159,7 +158,7 @@ class _Turn:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, *, promote: bool) -> TurnReport:
-        """The six steps."""
+        """The five steps."""
         self.evidence["seconds"] = self.seconds
         self.candidate = candidate = self._registered() or self._trained()
         with self._stage("evaluate"):
@@ -178,29 +177,24 @@ class _Turn:
         return None
 
     def _trained(self) -> ReleaseId:
-        """Steps 1 to 3."""
+        """Steps 1 and 2."""
         policy, name = self.policy, f"{self.key}-train"
         base = Path(policy.base) if policy.base is not None else model_folder(self.registry, self.champion)
         folder = self.runner.prepare(name)
         out = folder / "model"
         self.runner.discard(name, out.name)
-        with self._stage("read"):
-            selection = select_training(
-                self.corpus, folder / "rows.jsonl", newest_rows=policy.newest_rows, which=policy.rows
-            )
-        spec = train_spec(policy, base, selection.path, out)
+        spec = train_spec(policy, base, self.corpus, folder, out)
         with self._stage("train"):
-            result = self._run(name, spec)
-        training = self.evidence["training"] = {"rows": selection.rows, **result}
+            training = self.evidence["training"] = self._run(name, spec)
         with self._stage("register"):
             release = register_candidate(
                 self.registry, out, self.corpus, policy, base, self.champion, training, job=self.key, label=self.label
             )
-        self.runner.discard(name, out.name, "trl", selection.path.name)
+        self.runner.discard(name, out.name)
         return release
 
     def _compared(self, candidate: ReleaseId) -> Comparison:
-        """Step 4."""
+        """Step 3."""
         for release in (self.champion, candidate):
             self.registry.verify(release)  # a tampered file must decide nothing, in either direction
         comparison = compare(
@@ -225,7 +219,7 @@ class _Turn:
         return comparison
 
     def _judged(self, comparison: Comparison) -> Verdict:
-        """Step 5."""
+        """Step 4."""
         gate = self.policy.gate
         fresh = comparison.kind == "environment"
         return decide(
@@ -239,7 +233,7 @@ class _Turn:
         )
 
     def _concluded(self, candidate: ReleaseId, comparison: Comparison, verdict: Verdict, promote: bool) -> TurnReport:
-        """Step 6."""
+        """Step 5."""
         decision: Literal["rejected", "not_enough_evidence"]
         decision, reason = "not_enough_evidence", verdict.reason
         if verdict.decision == "reject":
@@ -285,13 +279,20 @@ class _Turn:
             self.seconds[name] = round(time.monotonic() - start, 3)
 
 
-def train_spec(policy: TrainingPolicy, base: Path, rows: Path, out: Path) -> TrainSpec:
-    """What the policy asks of a training job."""
+def train_spec(policy: TrainingPolicy, base: Path, corpus: Corpus, work: Path, out: Path) -> TrainSpec:
+    """What the policy asks of a training job on a version, whose checkpoints lie in `work`."""
     return TrainSpec(
         method=policy.method,
         base=str(base.absolute()),
-        rows=str(rows),
+        corpus=str(corpus.path.absolute()),
+        version=corpus.version,
         out=str(out),
+        work=str(work),
+        rows=policy.rows,
+        newest_rows=policy.newest_rows,
+        accumulate=policy.accumulate,
+        packed=policy.packed,
+        save_steps=policy.save_steps,
         steps=policy.steps,
         lr=policy.lr,
         batch=policy.batch,

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from treadle.cli.support import DURATION, echo_json, json_option, pass_settings
 from treadle.settings import Settings
 from treadle_schemas import HandleError, ReleaseId, SettingError, new_id
 from treadle_schemas.codec import to_json
 
 from treadle_trainer.commands._common import jobs_root, registry_root, slot_option, stop_requested, tell
+from treadle_trainer.jobs import TrainSpec
 from treadle_trainer.methods import check_method
 from treadle_trainer.policy import TrainingPolicy
 
@@ -26,7 +28,11 @@ REFUSED = 3
 @click.option("--from", "base", metavar="RELEASE|FOLDER", help="Model to start from. Default: the champion.")
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.")
 @click.option("--lr", type=float, help="Peak learning rate.")
-@click.option("--batch", type=click.IntRange(1), help="Rows a step.")
+@click.option("--batch", type=click.IntRange(1), help="Examples a step; with --packed, rows.")
+@click.option("--accumulate", type=click.IntRange(1), help="Batches whose gradients make one step.")
+@click.option("--packed/--padded", default=None, help="Several sequences in one row of --max-length tokens, or one.")
+@click.option("--save-steps", type=click.IntRange(1), help="Steps between checkpoints.")
+@click.option("--resume", metavar="JOB", help="Go on with a training that was stopped, from its last valid checkpoint.")
 @click.option("--max-length", type=click.IntRange(2), help="Longest sequence in tokens; longer trajectories are split.")
 @click.option("--rows", type=click.Choice(["rewarded", "all"]), help="Imitate rows with a reward above zero, or all.")
 @click.option("--newest", "newest_rows", type=click.IntRange(1), help="Train on the newest rows only.")
@@ -58,6 +64,7 @@ def train(
     register: bool,
     evaluate: bool,
     label: str,
+    resume: str | None,
     workspace: str | None,
     slot: str,
     as_json: bool,
@@ -71,6 +78,10 @@ def train(
     check_method(method)
     if out is not None and evaluate:
         raise click.UsageError("--gate keeps the model as a release; --out has no place beside it")
+    if resume is not None and evaluate:
+        raise click.UsageError(
+            "with --gate a training goes on by itself where it was stopped; --resume has no place beside it"
+        )
     if out is not None and out.exists() and any(out.iterdir()):
         raise SettingError(f"--out {out}: is not empty; a model is never written over another")
     from treadle_corpus import Corpus, parse_ref
@@ -84,7 +95,7 @@ def train(
         policy = policy.changed({"base": str(_base_folder(settings, base))})
     if evaluate:
         return _evaluated(settings, corpus, policy, workspace, slot, label, as_json)
-    return _trained(settings, corpus, policy, workspace, slot, out, register, as_json)
+    return _trained(settings, corpus, policy, workspace, slot, out, register, resume, as_json)
 
 
 def _trained(
@@ -95,10 +106,10 @@ def _trained(
     slot: str,
     out: Path | None,
     register: bool,
+    resume: str | None,
     as_json: bool,
 ) -> int:
-    from treadle_trainer.data import select_training
-    from treadle_trainer.errors import NoChampion
+    from treadle_trainer.errors import JobStopped, JobTimedOut, NoChampion
     from treadle_trainer.jobs import JobRunner
     from treadle_trainer.registry import Registry
     from treadle_trainer.turn import model_folder, register_candidate, train_spec
@@ -114,14 +125,21 @@ def _trained(
             f"{workspace}/{slot} has no champion to start from; name a model with --from RELEASE or --from FOLDER"
         )
     with JobRunner(jobs_root(settings)) as runner, stop_requested() as should_stop:
-        name = f"train-{new_id()}"
-        folder = runner.prepare(name)
-        selection = select_training(corpus, folder / "rows.jsonl", newest_rows=policy.newest_rows, which=policy.rows)
+        name = resume or f"train-{new_id()}"
+        folder = runner.root / name
         target = (out or folder / "model").absolute()
-        spec = train_spec(policy, start, selection.path, target)
-        result = runner.run(name, spec, timeout_s=policy.timeout_s, on_progress=_show_progress, should_stop=should_stop)
-        runner.discard(name, "trl", "rows.jsonl")
-    training = {"rows": selection.rows, **result}
+        spec = train_spec(policy, start, corpus, folder, target)
+        if resume is not None:
+            _check_same(spec, folder)
+        runner.prepare(name)
+        try:
+            training = runner.run(
+                name, spec, timeout_s=policy.timeout_s, on_progress=_show_progress, should_stop=should_stop
+            )
+        except (JobStopped, JobTimedOut):
+            if any((folder / "checkpoints").glob("checkpoint-*")):
+                click.echo(f"the same command with --resume {name} goes on from its last checkpoint", err=True)
+            raise
     report: dict[str, Any] = {"corpus": str(corpus.path), "version": corpus.version, "model": str(target), **training}
     if register:
         release = register_candidate(registry, target, corpus, policy, start, parent, training, actor="user")
@@ -137,6 +155,20 @@ def _trained(
             f"loss {training['first_loss']} -> {training['last_loss']}: {report.get('release', target)}"
         )
     return 0
+
+
+def _check_same(spec: TrainSpec, folder: Path) -> None:
+    """Raises SettingError where the job in `folder` trained something else, or is none."""
+    try:
+        before = msgspec.json.decode((folder / "spec.json").read_bytes(), type=TrainSpec)
+    except FileNotFoundError:
+        raise SettingError(f"--resume {folder.name}: there is no such job in {folder.parent}") from None
+    except msgspec.DecodeError as err:
+        raise SettingError(f"--resume {folder.name}: is no training ({err})") from None
+    if before.fingerprint != spec.fingerprint:
+        then, now = msgspec.to_builtins(before), msgspec.to_builtins(spec)
+        other = [f"{name} {then[name]!r} then, {now[name]!r} now" for name in then if then[name] != now[name]]
+        raise SettingError(f"--resume {folder.name}: was another training: {'; '.join(other)}")
 
 
 def _evaluated(

@@ -16,6 +16,7 @@ from treadle_corpus.images import has_images
 from treadle_corpus.views import VIEWS, View, every_row, rewarded
 from treadle_schemas.canonical import content_hash
 
+from treadle_trainer.data._selection import newest, only_train
 from treadle_trainer.data.columns import (
     ARRAYS,
     FOLDER,
@@ -66,19 +67,24 @@ def build(
     *,
     max_length: int | None = None,
     split: str = "train",
+    newest_rows: int | None = None,
     root: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Columns:
     """The columns of a view of this version: those that are there, or else made now.
 
-    `options` are the view's own (`min_margin`, `cap`, `min_attempts`; for sft `where`: "rewarded" or "all"). They lie below `root`, by
-    default the corpus's own folder. `on_progress` hears the number of examples done. Raises DataRefused, TemplateRefused, OSError.
+    `options` are the view's own (`min_margin`, `cap`, `min_attempts`; for sft `where`: "rewarded" or "all"), `newest_rows` limits the view
+    to the newest rows. They lie below `root`, by default the corpus's own folder. `on_progress` hears the number of examples done.
+    Raises DataRefused, TemplateRefused, OSError.
     """
     if view not in VIEWS:
         raise DataRefused(f"view {view!r} is unknown; there are {', '.join(sorted(VIEWS))}")
     if options.get("where", "all") not in _WHERE:
         raise DataRefused(f"where={options['where']!r}: expected one of {', '.join(_WHERE)}")
+    given = {name: _WHERE[value] if name == "where" else value for name, value in options.items()}
+    if newest_rows is not None:
+        options["newest_rows"] = newest_rows
     identity = identify(tokenizer)
     folder = columns_folder(corpus, identity, view, max_length=max_length, split=split, root=root, **options)
     try:
@@ -88,8 +94,10 @@ def build(
     except ColumnsDamaged:  # derived data: made again
         shutil.rmtree(folder)
     side: Any = split
-    given = {name: _WHERE[value] if name == "where" else value for name, value in options.items()}
-    made = VIEWS[view](corpus.rows(side), split=side, **given)
+    rows = only_train(corpus.rows(side)) if split == "train" else corpus.rows(side)
+    if newest_rows is not None:
+        rows = newest(rows, newest_rows)
+    made = VIEWS[view](rows, split=side, **given)
     writer = _Writer(tokenizer, view, max_length, _before(folder.parent, view, max_length))
 
     def write(fresh: Path) -> None:
@@ -108,6 +116,7 @@ def build(
             used=made.used,
             dropped=dict(made.dropped),
             left_out=dict(made.left_out),
+            made=len(made),
             files=checksums(fresh),
             **writer.counts(),
         )

@@ -38,7 +38,7 @@ from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, TokenizerMism
 __all__ = ["ARRAYS", "FOLDER", "Columns", "ColumnsMeta", "conversation_digest", "forget", "publish"]
 
 FOLDER: Final = "tokens"
-FORMAT: Final = 1
+FORMAT: Final = 2
 META: Final = "meta.json"
 DIGEST_BYTES: Final = 16
 
@@ -80,13 +80,15 @@ class ColumnsMeta(msgspec.Struct, frozen=True, kw_only=True):
     unaligned: int
     """Logged turns whose token ids are not those that the tokenizer gives: their log-probabilities belong to no token here."""
     images: int
-    """Examples that hold images: their tokens depend on the image processor, so a trainer of vision-language models makes them itself."""
+    """Examples that hold images: their tokens depend on the image processor. They have columns of their own, see `pictures`."""
     reused: int
     """Conversations whose tokens came from the columns of another version."""
     rows: int
     used: int
     dropped: dict[str, int]
     left_out: dict[str, int]
+    made: int
+    """Examples that the view made. A long trajectory is several examples here, and what is too long or holds images is none."""
     files: dict[str, tuple[int, int]]
 
     @property

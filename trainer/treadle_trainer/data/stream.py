@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Final, Literal
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from treadle_trainer.data._device import DeviceCopies
 from treadle_trainer.data._prefetch import Prefetch
 from treadle_trainer.data.columns import Columns
 from treadle_trainer.data.order import BLOCK, POOL, Shard, epoch_order, even_batches, pack
@@ -53,6 +54,10 @@ class Batch:
     """Tokens without padding."""
     logprobs: torch.Tensor | None = None
     """float32 [rows, width] where some were logged (rl): of each token when it was sampled; NaN for none."""
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """For each sequence in order, where it stands in the `members` of the columns."""
+    arrival: Any = None
+    """Of a batch on its way to a CUDA device: when it is there."""
 
 
 class TokenStream:
@@ -75,6 +80,7 @@ class TokenStream:
         multiple: int = 1,
         prefetch: int = 4,
         pin: bool | None = None,
+        device: torch.device | str | None = None,
         block: int = BLOCK,
         pool: int = POOL,
     ) -> None:
@@ -83,7 +89,8 @@ class TokenStream:
         `batch` counts examples, of like length where a window of the order has such, or with `packed` rows of so many tokens, into which
         sequences are put one behind the other. `last`:
         a short last batch is given, or dropped, so that every rank has equally many (padded only). Widths are rounded up to a
-        `multiple`. `prefetch` batches are made ahead (0: no thread); `pin`: in pinned memory, by default where CUDA is.
+        `multiple`. `prefetch` batches are made ahead (0: no thread); `pin`: in pinned memory, by default where CUDA is. With a CUDA
+        `device` batches are on it, or on their way to it, when they are given: the thread starts the copies.
 
         Raises TokenizerMismatch, DataRefused.
         """
@@ -102,6 +109,8 @@ class TokenStream:
         self._multiple = multiple
         self._prefetch = prefetch
         self._pin = torch.cuda.is_available() if pin is None else pin
+        target = torch.device("cpu" if device is None else device)
+        self._copies = DeviceCopies(target) if target.type == "cuda" else None
         self._mix = (block, pool)
         self._given = 0
         self._width = _arity(columns)
@@ -174,12 +183,15 @@ class TokenStream:
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for made in batches:
             self._given += 1
+            if self._copies is not None:
+                self._copies.receive(_all_tensors(made), made.arrival)
             yield made
         self.epoch, self._given = self.epoch + 1, 0
 
     def _made(self, start: int) -> Iterator[Batch]:
         for bins in islice(self._plan(), start, None):
-            yield self._padded(bins) if isinstance(bins, np.ndarray) else self._filled(bins)
+            made = self._padded(bins) if isinstance(bins, np.ndarray) else self._filled(bins)
+            yield made if self._copies is None else _sent(made, self._copies)
 
     def _plan(self) -> Iterator[Any]:
         """The examples of each batch: an array of a padded one, a list by row of a packed one."""
@@ -230,7 +242,7 @@ class TokenStream:
                 logprob_rows[n, : stop - start] = columns.logprobs[start:stop]
         tensors = {"input_ids": ids, "labels": labels, "attention_mask": attention}
         owner = _owner(columns.member_bounds, examples, self._width)
-        return Batch(tensors, examples, owner, value, int(lengths.sum()), logprobs)
+        return Batch(tensors, examples, owner, value, int(lengths.sum()), logprobs, places)
 
     def _filled(self, rows: Sequence[Sequence[int]]) -> Batch:
         columns, width = self._columns, self._packed
@@ -259,12 +271,24 @@ class TokenStream:
             first = at + max(begin, 1)
             label_rows[row, first : at + end] = id_rows[row, first : at + end]
         total = sum(stops) - sum(starts)
-        value = torch.from_numpy(columns.value[columns.member_bounds[examples]])
+        members = columns.member_bounds[examples]
+        value = torch.from_numpy(columns.value[members])
         tensors = {"input_ids": ids, "labels": labels, "position_ids": positions}
-        return Batch(tensors, examples, np.arange(len(examples)), value, total)
+        return Batch(tensors, examples, np.arange(len(examples)), value, total, None, members)
 
     def _tensor(self, rows: int, width: int) -> torch.Tensor:
         return torch.empty((rows, width), dtype=torch.int64, pin_memory=self._pin)
+
+
+def _all_tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    others = {"": batch.value} if batch.logprobs is None else {"": batch.value, "logprobs": batch.logprobs}
+    return {**batch.tensors, **others}
+
+
+def _sent(batch: Batch, copies: DeviceCopies) -> Batch:
+    there, arrival = copies.send(_all_tensors(batch))
+    value, logprobs = there.pop(""), there.pop("logprobs", None)
+    return replace(batch, tensors=there, value=value, logprobs=logprobs, arrival=arrival)
 
 
 def _arity(columns: Columns) -> int:

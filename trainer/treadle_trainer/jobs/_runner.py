@@ -18,7 +18,15 @@ from typing import Any
 import msgspec
 
 from treadle_trainer._files import locked, write_atomically
-from treadle_trainer.errors import JobFailed, JobStopped, JobTimedOut
+from treadle_trainer.errors import (
+    DataRefused,
+    JobFailed,
+    JobStopped,
+    JobTimedOut,
+    StateRefused,
+    TemplateRefused,
+    TokenizerMismatch,
+)
 from treadle_trainer.jobs._spec import JobSpec
 
 __all__ = ["JobRunner", "has_cuda"]
@@ -27,6 +35,8 @@ POLL_S = 0.1
 TERM_GRACE_S = 5.0
 """How long a job may clean up after SIGTERM before SIGKILL."""
 LOG_TAIL_CHARS = 600
+
+_REFUSALS = {error.__name__ for error in (DataRefused, StateRefused, TokenizerMismatch, TemplateRefused)}
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -72,7 +82,8 @@ class JobRunner:
     ) -> dict[str, Any]:
         """Do one job and return its result. Files of an earlier run of that name are removed, but for what `spec` names.
 
-        Raises JobFailed (the job's own words, its log), JobTimedOut after `timeout_s`, JobStopped when `should_stop` says so.
+        Raises DataRefused and TemplateRefused as the job did, JobFailed (its own words, its log), JobTimedOut after `timeout_s`,
+        JobStopped when `should_stop` says so.
         """
         folder = self.prepare(name)
         for old in ("result.json", "progress.jsonl", "log.txt"):
@@ -229,6 +240,8 @@ def _result(folder: Path, code: int) -> dict[str, Any]:
         raise JobFailed(
             f"{folder.name}: {how} without a result; its last words in {log}: {words or 'none'}", log
         ) from None
+    if result.get("kind") in _REFUSALS:  # what was asked of it makes no sense: no fault of the process
+        raise (TemplateRefused if result["kind"] == TemplateRefused.__name__ else DataRefused)(result["error"])
     if "error" in result:
         raise JobFailed(f"{folder.name}: {result['error']} (log: {log})", log)
     return result

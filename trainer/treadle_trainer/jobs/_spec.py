@@ -1,25 +1,47 @@
-"""What a job process is asked to do. Paths are absolute; rows lie in a file, so that a job needs no corpus and no Kafka."""
+"""What a job process is asked to do. Paths are absolute. A job reads files only and needs no Kafka."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
-from treadle_schemas import Split
+from treadle_schemas import Split, content_hash
 
 __all__ = ["EnvironmentSpec", "JobSpec", "LikelihoodSpec", "TrainSpec"]
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
-    """Train the model in `base` on the examples in `rows` (JSON lines of data.Example) and save it to `out`."""
+    """Train the model in `base` on version `version` of the corpus at `corpus`, and save it to `out`.
+
+    Checkpoints go to `work`/checkpoints, every `save_steps` steps and when the process is asked to end: the same spec with the same `work`
+    goes on from the last valid one. `batch` counts examples of one process and step, with `packed` rows of `max_length` tokens; a step of
+    the optimiser takes `accumulate` batches.
+    """
 
     method: str
     base: str
-    rows: str
+    corpus: str
+    version: int
     out: str
+    work: str
     steps: int
     lr: float
     batch: int
     max_length: int
     seed: int
+    rows: Literal["rewarded", "all"] = "rewarded"
+    newest_rows: int | None = None
+    accumulate: int = 1
+    packed: bool = False
+    save_steps: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the weights depend on: a checkpoint of another training is not gone on from."""
+        shaping = msgspec.to_builtins(self)
+        for name in ("out", "work", "save_steps"):
+            del shaping[name]
+        return content_hash(shaping)
 
 
 class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True, tag="environment"):

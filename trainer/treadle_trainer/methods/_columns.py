@@ -1,0 +1,88 @@
+"""From a job's spec to the columns that it trains on: made on first use, kept beside the corpus, read from there ever after."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from treadle_corpus import Corpus, CorpusRef
+
+from treadle_trainer.data.building import build
+from treadle_trainer.data.columns import Columns
+from treadle_trainer.errors import DataRefused
+from treadle_trainer.jobs._spec import TrainSpec
+
+__all__ = ["VIEW_OF", "columns_of", "counts_of"]
+
+VIEW_OF: Final[Mapping[str, str]] = {"sft": "sft"}
+"""The view that a method learns from."""
+TOLD_EVERY: Final = 1000
+_READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def columns_of(spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -> Columns:
+    """The token columns of the spec's version, view and options, for this tokenizer.
+
+    They lie beside the corpus, or, where that cannot be written to, in the job's folder. Raises DataRefused where nothing is left to
+    train on, TemplateRefused, OSError.
+    """
+    view = VIEW_OF[spec.method]
+    with Corpus.open(CorpusRef(Path(spec.corpus), spec.version)) as corpus:
+
+        def told(done: int) -> None:
+            if done % TOLD_EVERY == 0:
+                progress(stage="tokens", examples=done)
+
+        def made(root: Path | None) -> Columns:
+            return build(
+                corpus,
+                tokenizer,
+                view,
+                max_length=spec.max_length,
+                newest_rows=spec.newest_rows,
+                root=root,
+                on_progress=told,
+                **_options(spec, view),
+            )
+
+        try:
+            columns = made(None)
+        except OSError as err:
+            if err.errno not in _READ_ONLY:
+                raise
+            columns = made(Path(spec.work))
+        if not len(columns):
+            raise DataRefused(f"{corpus}: {_why_nothing(columns, spec)}")
+    return columns
+
+
+def counts_of(columns: Columns) -> dict[str, int]:
+    """What a result says of its data: rows of the version, examples of the view, and what became of them."""
+    meta = columns.meta
+    return {
+        "rows": meta.rows,
+        "examples": meta.made - meta.images,
+        "sequences": meta.sequences,
+        "too_long": sum(meta.too_long.values()),
+        "images": meta.images,
+        "tokens": meta.tokens,
+        "trained_tokens": meta.trained_tokens,
+        "step_tokens": meta.step_tokens,
+    }
+
+
+def _options(spec: TrainSpec, view: str) -> dict[str, Any]:
+    return {"where": spec.rows} if view == "sft" else {}
+
+
+def _why_nothing(columns: Columns, spec: TrainSpec) -> str:
+    meta = columns.meta
+    if meta.made:
+        return (
+            f"nothing is left to train on: {meta.images} examples hold images, which a model of text does not learn from, and "
+            f"{sum(meta.too_long.values())} turns do not fit into max_length {spec.max_length} tokens with what they answer"
+        )
+    lack = "has a reward above zero" if spec.rows == "rewarded" else "has a turn of the assistant"
+    return f"none of its {meta.rows} train rows {lack}, so there is nothing to imitate"

@@ -1,0 +1,213 @@
+"""What all trainers of TRL share here: settings, batches from the streaming reader, progress, checkpoints, saving.
+
+TRL 1.13 makes its own data set, collator and loader out of text. Here batches come ready from token columns, so `Streamed`, mixed into a
+trainer, replaces two private steps of it: `_prepare_dataset` and `get_train_dataloader`. That is why trl is pinned to one version.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+from treadle_trainer.data.stream import Batch, TokenStream
+from treadle_trainer.errors import JobStopped
+from treadle_trainer.jobs._spec import TrainSpec
+from treadle_trainer.methods._checkpoints import last_valid, seal
+
+__all__ = ["Feed", "Streamed", "fit", "load_model", "placeholder", "stream_of", "training_settings"]
+
+WARMUP_STEPS: Final = 5
+SMALL_PARAMETERS: Final = 3_000_000
+"""Below this, a second thread costs more than it brings."""
+LARGE_PARAMETERS: Final = 100_000_000
+"""From here on a GPU trains in bf16; below, rounding costs more than it saves."""
+KEPT_CHECKPOINTS: Final = 2
+NEVER: Final = 1 << 30
+
+Form = Callable[[Batch], dict[str, Any]]
+
+
+def load_model(folder: str, kind: Any = AutoModelForCausalLM, **given: Any) -> Any:
+    """A model in float32 with the threads that suit its size. Never asks the network, never runs code of the folder."""
+    model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **given)
+    # on two cores a step of 0.95M parameters takes 114 ms with one thread and 134 ms with two; at 5.3M it is even
+    threads = 1 if model.num_parameters() < SMALL_PARAMETERS else os.cpu_count() or 1
+    torch.set_num_threads(min(threads, int(os.environ.get("OMP_NUM_THREADS") or threads)))
+    return model
+
+
+def stream_of(columns: Any, spec: TrainSpec, tokenizer: Any) -> TokenStream:
+    """The reader of a job. Its batches are on the device that trains."""
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return TokenStream(
+        columns,
+        columns.meta.identity,
+        batch=spec.batch,
+        seed=spec.seed,
+        rank=rank,
+        ranks=ranks,
+        packed=spec.max_length if spec.packed else None,
+        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None,
+    )
+
+
+def training_settings(kind: Any, spec: TrainSpec, parameters: int, **more: Any) -> Any:
+    """The settings of a TRL trainer."""
+    cuda = torch.cuda.is_available()
+    bf16 = cuda and parameters >= LARGE_PARAMETERS
+    return kind(
+        output_dir=str(_checkpoints(spec)),
+        max_steps=spec.steps,
+        learning_rate=spec.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=min(WARMUP_STEPS, spec.steps - 1),
+        weight_decay=0.0,
+        per_device_train_batch_size=spec.batch,
+        gradient_accumulation_steps=spec.accumulate,
+        max_length=None,  # long trajectories were split at turns, none is cut
+        use_cpu=not cuda,
+        bf16=bf16,
+        gradient_checkpointing=bf16,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,  # batches come from the reader, pinned where that helps
+        remove_unused_columns=False,
+        ignore_data_skip=True,  # the reader goes on where it was
+        save_strategy="steps",
+        save_steps=spec.save_steps or NEVER,
+        save_total_limit=KEPT_CHECKPOINTS,
+        report_to=[],
+        logging_steps=max(1, spec.steps // 20),
+        disable_tqdm=True,
+        seed=spec.seed,
+        **more,
+    )
+
+
+def placeholder(*columns: str) -> Any:
+    """A data set for the checks of a trainer's constructor, which wants one. What is trained on comes from the reader."""
+    return Dataset.from_dict({name: [[0]] for name in columns})
+
+
+class Feed:
+    """The batches of a reader in the form that a trainer's loss takes, epoch after epoch. It has no length: steps are counted instead."""
+
+    def __init__(self, stream: TokenStream, form: Form) -> None:
+        self.stream = stream
+        self._form = form
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            for batch in self.stream:
+                yield self._form(batch)
+
+
+class Streamed:
+    """Mixed into a trainer of TRL: it reads `feed`."""
+
+    feed: Feed
+
+    def get_train_dataloader(self) -> Any:
+        """The reader, in place of a loader over the data set."""
+        return self.feed
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+def fit(trainer: Any, feed: Feed, spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -> dict[str, Any]:
+    """Train, from the last valid checkpoint if there is one, and save the model to `spec.out`. Returns what a result says of it.
+
+    Raises JobStopped after SIGTERM, once a checkpoint is written.
+    """
+    trainer.feed = feed
+    trainer.add_callback(_Report(progress))
+    found = last_valid(
+        _checkpoints(spec), spec.fingerprint, lambda name, why: progress(stage="skipped", checkpoint=name, reason=why)
+    )
+    if found is not None:
+        feed.stream.load_state_dict(found.reader)
+        progress(stage="resumed", checkpoint=found.folder.name)
+    with _asked_to_end() as asked:
+        trainer.add_callback(_Keeper(spec, feed.stream, asked))
+        trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
+        if asked() and trainer.state.global_step < spec.steps:
+            raise JobStopped(f"stopped after step {trainer.state.global_step} of {spec.steps}; its checkpoint is kept")
+    save(trainer, tokenizer, Path(spec.out))
+    shutil.rmtree(_checkpoints(spec), ignore_errors=True)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "steps": trainer.state.global_step,
+        "resumed_at": None if found is None else int(found.folder.name.rpartition("-")[2]),
+        "parameters": trainer.model.num_parameters(),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
+    }
+
+
+def save(trainer: Any, tokenizer: Any, out: Path) -> None:
+    """Write model and tokenizer as a folder that loads like any other."""
+    trainer.save_model(str(out))
+    tokenizer.save_pretrained(out)
+    (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, which no release should carry
+
+
+class _Report(TrainerCallback):  # type: ignore[misc,unused-ignore]  # transformers is not typed here
+    def __init__(self, progress: Callable[..., None]) -> None:
+        self._progress = progress
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self._progress(stage="train", step=state.global_step, steps=state.max_steps, loss=logs["loss"])
+
+
+class _Keeper(TrainerCallback):  # type: ignore[misc,unused-ignore]
+    """Seals each checkpoint with the reader's position; asks for a last one when the process is to end."""
+
+    def __init__(self, spec: TrainSpec, stream: TokenStream, asked: Callable[[], bool]) -> None:
+        self._spec, self._stream, self._asked = spec, stream, asked
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if self._asked():
+            control.should_save = control.should_training_stop = True
+        elif state.global_step >= self._spec.steps:
+            control.should_save = False  # the end is saved as a model
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        seal(folder, self._spec.fingerprint, self._stream.state_dict())
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Turns true at SIGTERM, which then ends nothing by itself."""
+    asked = False
+
+    def note(_: int, __: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _checkpoints(spec: TrainSpec) -> Path:
+    return Path(spec.work) / "checkpoints"
