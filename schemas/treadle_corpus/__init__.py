@@ -8,6 +8,7 @@ from treadle_corpus._rows import Decision, GradedRecord, decode_key, read_record
 from treadle_corpus._tally import Tally, kinds_of
 from treadle_corpus._versions import read_tags, set_tag, untag
 from treadle_corpus.diff import Diff, RowChange
+from treadle_corpus.erasure import Erasure, VersionChange, erase, erasures
 from treadle_corpus.errors import (
     CorpusDamaged,
     CorpusError,
@@ -51,6 +52,7 @@ __all__ = [
     "CorpusWriter",
     "Decision",
     "Diff",
+    "Erasure",
     "GradedRecord",
     "Manifest",
     "PartRecord",
@@ -69,9 +71,12 @@ __all__ = [
     "TagTaken",
     "Tally",
     "TargetError",
+    "VersionChange",
     "VersionMissing",
     "content_hash",
     "decode_key",
+    "erase",
+    "erasures",
     "kinds_of",
     "parse_ref",
     "pass_hat",

@@ -54,13 +54,23 @@ class State:
         return state
 
     @classmethod
-    def steps(cls, commits: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, State]]:
-        """(end, the state after it) of each commit of a journal. It is one state, which changes. Raises what `fold` does."""
+    def steps(cls, commits: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, Frame, State]]:
+        """(end, commit, the state after it) of each commit of a journal. It is one state, which changes. Raises what `fold` does."""
         state: State | None = None
         for end, commit in commits:
             state = state or cls(commit.control)
             state._fold(commit)
-            yield end, state
+            yield end, commit, state
+
+    def keys_of(self, commit: Frame) -> Iterator[Key]:
+        """The rows that a commit, which was folded, says something of."""
+        yield from ((_text(episode_id), _text(interaction_id)) for episode_id, interaction_id, _ in commit.new)
+        yield from (self._keys[place] for place, _, _ in commit.changed)
+
+    @staticmethod
+    def parts_of(commit: Frame) -> Iterator[PartKey]:
+        """The parts likewise."""
+        yield from ((_text(episode_id), name) for episode_id, name, _, _ in commit.parts)
 
     def _fold(self, commit: Frame) -> None:
         for episode_id, interaction_id, meta in commit.new:

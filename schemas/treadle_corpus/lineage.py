@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +14,8 @@ from treadle_schemas.split import Side
 
 from treadle_corpus import _versions
 from treadle_corpus._bodies import Bodies
-from treadle_corpus._journal import decoded
-from treadle_corpus._recovery import checked_journal
+from treadle_corpus._moments import moments
 from treadle_corpus._rows import Key, RowMeta, Status
-from treadle_corpus._state import State
-from treadle_corpus._versions import VersionFile
 from treadle_corpus.errors import CorpusDamaged
 
 __all__ = ["RowOrigin", "RowTrace", "Sighting", "origin_of", "trace_rows", "trace_subject"]
@@ -96,7 +93,9 @@ def trace_subject(path: Path, names: Collection[str]) -> list[RowTrace]:
 def _trace(path: Path, keys: Collection[Key], wanted: Callable[[RowMeta], bool]) -> list[RowTrace]:
     held: dict[Key, dict[int, Sighting]] = {}
     statuses: dict[Key, Status] = {}
-    for version, state in _moments(path):
+    for made, state, _, _ in moments(path):
+        assert made is not None, "no head was asked for"
+        version = made.manifest.version
         statuses = {}
         for key in keys:
             meta = state.rows.get(key)
@@ -118,23 +117,6 @@ def _trace(path: Path, keys: Collection[Key], wanted: Callable[[RowMeta], bool])
         )
         for key in sorted(held)
     ]
-
-
-def _moments(path: Path) -> Iterator[tuple[int, State]]:
-    """(version, rows as they were in it) of every version, ascending. It is one state, which changes. Raises CorpusDamaged."""
-    journals: dict[int, dict[int, VersionFile]] = {}
-    for number in _versions.versions(path):
-        found = _versions.read_version(path, number)
-        journals.setdefault(found.journal, {})[found.size] = found
-    for journal in sorted(journals):
-        ends = journals[journal]
-        data = checked_journal(path, ends[max(ends)])
-        try:
-            for end, state in State.steps(decoded(path, data)):
-                if end in ends:
-                    yield ends[end].manifest.version, state
-        except (ValueError, IndexError, KeyError, TypeError) as err:
-            raise CorpusDamaged(path, f"index/{journal:06d}.log cannot be read ({err})") from err
 
 
 class _Named(msgspec.Struct):

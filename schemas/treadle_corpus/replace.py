@@ -36,6 +36,8 @@ class Replacement:
         """Where to make the corpus."""
         self._new = new
         self._locks = ExitStack()
+        if not new:
+            _undone(self.path)
         if new and self.path.exists():
             raise TargetError(f"{path}: something is there already; name a path where nothing is")
         if not new and not self.path.exists():
@@ -95,6 +97,20 @@ class Replacement:
                 ) from None
 
 
+def _undone(path: Path) -> None:
+    """Give the corpus its name back where an exchange of two steps was cut between them."""
+    before = _before(path)
+    if before.exists():
+        if path.exists():
+            _disk.remove(before)  # the last step was cut
+        else:
+            _disk.place(before, path)
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f".{path.name}.before")
+
+
 def _exchange(one: Path, two: Path) -> None:
     """Each gets the other's name. Where the system cannot do it in one step, a crash between two leaves `two` as NAME.before."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -105,7 +121,7 @@ def _exchange(one: Path, two: Path) -> None:
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
             raise OSError(code, os.strerror(code))
-    before = two.with_name(f".{two.name}.before")
+    before = _before(two)
     two.rename(before)
     one.rename(two)
     before.rename(one)

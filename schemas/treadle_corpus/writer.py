@@ -38,6 +38,7 @@ from treadle_corpus._rows import (
 from treadle_corpus._state import State
 from treadle_corpus._stored import StoredRows
 from treadle_corpus._tally import Tally, kinds_of
+from treadle_corpus._tombstones import Tombstones, adopt
 from treadle_corpus.errors import (
     CorpusError,
     CorpusFull,
@@ -69,6 +70,7 @@ class CorpusWriter:
         self._bodies: BodyWriter = found.bodies
         self._parts = Parts(self.path, found.bodies.bulks, found.state.parts)
         self._drafts = Drafts(found.state, StoredRows(self.path, found.state, found.bodies, self._parts))
+        self._tombstones = Tombstones.read(self.path)
 
     @classmethod
     def open(
@@ -153,8 +155,8 @@ class CorpusWriter:
         return self._control.finished_offsets != self._control.offsets
 
     def knows(self, key: Key) -> bool:
-        """Was the row seen before?"""
-        return key in self._state.rows
+        """Was the row seen before, or its episode erased?"""
+        return key in self._state.rows or self._tombstones.covers(key[0])
 
     def settled(self, key: Key) -> bool | None:
         """Is the row settled by its last revision? None for a row that was never seen."""
@@ -165,6 +167,11 @@ class CorpusWriter:
         """Rows that settled once and are unsettled again."""
         return (key for key, meta in self._state.rows.items() if not meta.settled)
 
+    def adopt_erasures(self, source: Path) -> None:
+        """Take over what was erased from the corpus at `source`: nothing of it is taken in here either. Raises CorpusFull."""
+        adopt(self.path, source)
+        self._tombstones = Tombstones.read(self.path)
+
     def apply(
         self,
         records: Sequence[GradedRecord | PartRecord],
@@ -172,7 +179,7 @@ class CorpusWriter:
         watermark_ms: int,
         refuse: Callable[[list[Refusal]], None] | None = None,
     ) -> list[Refusal]:
-        """Fold one batch, in the order of its partitions, as one commit with the next offsets.
+        """Fold one batch, in the order of its partitions, as one commit with the next offsets. Of erased episodes nothing is taken.
 
         Returns the records that contradict what is known: nothing of them is kept. `refuse` gets them before the commit, so that whoever
         makes dead letters of them has done so before the offsets pass. Raises CorpusFull, CorpusUnwritable; nothing is folded then.
@@ -182,8 +189,15 @@ class CorpusWriter:
         newest: dict[Key, GradedRecord] = {}
         kinds = {name: set(k) for name, k in self._control.metric_kinds.items()}
         refused: list[Refusal] = []
-        parts = self._parts.news(r for r in records if isinstance(r, PartRecord))
-        rows = [(n, record) for n, record in enumerate(records) if isinstance(record, GradedRecord)]
+        erased = self._tombstones.covers
+        parts = self._parts.news(r for r in records if isinstance(r, PartRecord) and not erased(r.episode_id))
+        rows: list[tuple[int, GradedRecord]] = []
+        for n, record in enumerate(records):
+            if isinstance(record, GradedRecord):
+                if erased(record.row.episode_id):
+                    kinds_of(record.row, kinds)  # a filter reads a metric as it did when the row was there
+                else:
+                    rows.append((n, record))
         whole = whole_rows((record.row for _, record in rows), self._parts, parts)
         for (position, record), content in zip(rows, whole, strict=True):
             key = record.key

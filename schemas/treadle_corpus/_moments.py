@@ -1,0 +1,60 @@
+"""A corpus as it was in each of its versions, one after the other: what walks through its history reads every journal once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from treadle_corpus import _versions
+from treadle_corpus._journal import decoded, journals, read_journal
+from treadle_corpus._parts import PartKey
+from treadle_corpus._recovery import checked_journal
+from treadle_corpus._rows import Key
+from treadle_corpus._state import State
+from treadle_corpus._versions import VersionFile
+from treadle_corpus.errors import CorpusDamaged
+
+__all__ = ["Moment", "moments"]
+
+
+class Moment(NamedTuple):
+    """The rows as they were in a version, or after the last commit."""
+
+    version: VersionFile | None
+    """None: after the last commit, which no version has yet."""
+    state: State
+    """It changes when the next moment is asked for."""
+    rows: dict[Key, None]
+    """Rows that may have changed since the moment before, in the order in which they did."""
+    parts: dict[PartKey, None]
+    """Parts likewise."""
+
+
+def moments(path: Path, *, head: bool = False) -> Iterator[Moment]:
+    """Every version, ascending, and with `head` what was folded after the newest one. Raises CorpusDamaged."""
+    ends: dict[int, dict[int, VersionFile]] = {}
+    for number in _versions.versions(path):
+        found = _versions.read_version(path, number)
+        ends.setdefault(found.journal, {})[found.size] = found
+    last = journals(path)[-1:] if head else []
+    rows: dict[Key, None] = {}
+    parts: dict[PartKey, None] = {}
+    for journal in sorted({*ends, *last}):
+        made = ends.get(journal, {})
+        data = checked_journal(path, made[max(made)]) if made else b""
+        if journal in last:
+            data = read_journal(path, journal)
+        state, at_end = None, 0
+        try:
+            for end, commit, state in State.steps(decoded(path, data)):
+                rows.update(dict.fromkeys(state.keys_of(commit)))
+                parts.update(dict.fromkeys(state.parts_of(commit)))
+                at_end = end
+                if end in made:
+                    yield Moment(made[end], state, rows, parts)
+                    rows, parts = {}, {}
+        except (ValueError, IndexError, KeyError, TypeError) as err:
+            raise CorpusDamaged(path, f"index/{journal:06d}.log cannot be read ({err})") from err
+        if journal in last and state is not None and at_end not in made:
+            yield Moment(None, state, rows, parts)

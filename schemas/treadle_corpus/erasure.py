@@ -1,0 +1,152 @@
+"""Erasing episodes from a corpus: from all of its versions, and from every file of it.
+
+A version is a fold, and its files are sealed, so the corpus is made again from its own history without these episodes, beside itself, and
+the two change places in one step. Versions keep their numbers, tags and offsets; a version that knew rows of these episodes has another
+content hash, and a record that says so (`Erasure`). From then on nothing of these episodes is taken in, whatever the log says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from treadle_corpus import _files
+from treadle_corpus._control import Control
+from treadle_corpus._journal import decoded, journals, read_journal
+from treadle_corpus._moments import moments
+from treadle_corpus._recovery import recover
+from treadle_corpus._remake import Remake
+from treadle_corpus._rows import Key
+from treadle_corpus._tombstones import Erasure, VersionChange, adopt, erasures, salted, write_erasure
+from treadle_corpus.errors import CorpusDamaged
+from treadle_corpus.manifest import Manifest
+from treadle_corpus.replace import Replacement
+
+__all__ = ["Erasure", "VersionChange", "erase", "erasures", "rows_of"]
+
+
+def erase(
+    path: Path, episodes: Collection[str], *, reason: str, erased_at: str, code_version: str = ""
+) -> Erasure | None:
+    """Erase episodes from the corpus at `path`. Returns the record, or None where there was nothing new to erase.
+
+    1. keep others from writing, and remove what an erasure or a rebuild that was killed left: that may be the corpus of before
+    2. bring what an interrupted run left into order
+    3. find the rows and parts of the episodes, in every version and in what is folded after the newest
+    4. make the corpus again beside itself without them, with the record and the hashes of what was erased
+    5. nobody reads the old one: exchange the two, and remove the old one
+
+    Killed between any two of these the corpus is the one of before or the one of after, and the next call goes on. Token columns beside the
+    corpus go with the old one. Raises CorpusLocked (another writer), CorpusInUse naming who reads a version, CorpusMissing,
+    CorpusOutdated, CorpusDamaged, CorpusFull, CorpusUnwritable; nothing was erased then.
+    """
+    with Replacement(path, new=False) as replacement:  # 1
+        path = replacement.path
+        if _files.check_marker(path) != "ready":
+            return None
+        control = _ordered(path)  # 2
+        wanted = frozenset(episodes)
+        found = rows_of(path, wanted)  # 3
+        names = salted(path)
+        fresh = sorted(names.hash_episode(e) for e in wanted if not names.covers(e))
+        if found.nothing and not fresh:
+            return None
+        rows = sorted(names.hash_row(key) for key in found.rows)
+        known = erasures(path)
+        number = known[-1].number + 1 if known else 1
+        versions: dict[int, VersionChange] = {}
+        if not found.nothing:
+            adopt(replacement.fresh, path)
+            made = _made_again(path, replacement.fresh, control, wanted)  # 4
+            for version, told in found.told.items():
+                after = made[version]
+                if version in found.removed:
+                    versions[version] = VersionChange(
+                        before=told.content_hash,
+                        after=after.content_hash,
+                        rows_before=told.rows,
+                        rows_after=after.rows,
+                        removed=found.removed[version],
+                    )
+                elif after.content_hash != told.content_hash:
+                    raise CorpusDamaged(
+                        path,
+                        f"v{version} knew nothing of what is erased, and made again it has content hash {after.content_hash}, not "
+                        f"{told.content_hash}; `treadle corpus verify` tells what is wrong with it",
+                    )
+        record = Erasure(
+            number=number,
+            erased_at=erased_at,
+            reason=reason,
+            episodes=tuple(fresh),
+            rows=tuple(rows),
+            versions=versions,
+            code_version=code_version,
+        )
+        write_erasure(path if found.nothing else replacement.fresh, record)
+        if not found.nothing:
+            replacement.place()  # 5
+        return record
+
+
+@dataclass
+class Found:
+    """What a corpus has of episodes."""
+
+    told: dict[int, Manifest] = field(default_factory=dict)
+    """Every version of the corpus."""
+    rows: set[Key] = field(default_factory=set)
+    parts: int = 0
+    removed: dict[int, int] = field(default_factory=dict)
+    """By version that knew any of the rows, how many of them were members."""
+
+    @property
+    def nothing(self) -> bool:
+        """Is there nothing to erase?"""
+        return not self.rows and not self.parts
+
+
+def rows_of(path: Path, episodes: Collection[str]) -> Found:
+    """What the corpus at `path` has of episodes, in its versions and after them. Nothing is changed.
+
+    Raises CorpusMissing, CorpusOutdated, CorpusDamaged.
+    """
+    found = Found()
+    parts: set[tuple[str, str]] = set()
+    for moment in moments(path, head=True):
+        found.rows.update(key for key in moment.rows if key[0] in episodes)
+        parts.update(key for key in moment.parts if key[0] in episodes)
+        if moment.version is not None:
+            number = moment.version.manifest.version
+            found.told[number] = moment.version.manifest
+            there = [meta for key in found.rows if (meta := moment.state.rows.get(key)) is not None]
+            if there:
+                found.removed[number] = sum(meta.status == "member" for meta in there)
+    found.parts = len(parts)
+    return found
+
+
+def _ordered(path: Path) -> Control:
+    """Bring an interrupted run into order; whose corpus it is. The caller holds the lock. Raises CorpusDamaged, CorpusFull."""
+    last = journals(path)[-1:]
+    first = next(decoded(path, read_journal(path, last[0])), None) if last else None
+    if first is None:
+        raise CorpusDamaged(path, "has no journal that can be read")
+    held = first[1].control
+    fresh = Control(workspace=held.workspace, workspace_created_at=held.workspace_created_at)
+    found = recover(path, fresh)
+    found.journal.close()
+    found.bodies.close()
+    return found.state.control
+
+
+def _made_again(path: Path, fresh: Path, control: Control, left_out: frozenset[str]) -> dict[int, Manifest]:
+    made: dict[int, Manifest] = {}
+    with Remake(fresh, path, control, left_out.__contains__) as remake:
+        for moment in moments(path, head=True):
+            manifest = remake.take(moment)
+            if manifest is not None:
+                made[manifest.version] = manifest
+        remake.sync()
+    return made
