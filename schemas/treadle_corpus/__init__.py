@@ -31,7 +31,7 @@ from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
 from treadle_corpus.preview import Preview
 from treadle_corpus.reader import Commit, Corpus, CorpusRow, SplitChoice, versions
-from treadle_corpus.replace import Replacement
+from treadle_corpus.replace import Replacement, is_wanted
 from treadle_corpus.selector import Refusal, Selector
 from treadle_corpus.target import CorpusRef, parse_ref, resolve_target
 from treadle_corpus.writer import CorpusWriter
@@ -77,6 +77,7 @@ __all__ = [
     "decode_key",
     "erase",
     "erasures",
+    "is_wanted",
     "kinds_of",
     "parse_ref",
     "pass_hat",

@@ -50,7 +50,10 @@ class Remake(CorpusWriter):
         """The new number of each body, by its number in the source."""
 
     def take(self, moment: Moment) -> Manifest | None:
-        """Become what the source was at that moment, and make the version if it was one. Raises CorpusDamaged, CorpusFull, CorpusUnwritable."""
+        """Become what the source was at that moment, and make the version if it was one.
+
+        Raises CorpusDamaged, CorpusFull, CorpusUnwritable.
+        """
         state = moment.state
         # selector: decisions come with the rows, so none is asked for
         control = msgspec.structs.replace(

@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 

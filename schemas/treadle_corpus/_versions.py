@@ -64,19 +64,21 @@ class Lease:
     def __init__(self, path: Path, version: int) -> None:
         """Raises VersionMissing."""
         file = _version_path(path, version)
-        try:
-            opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise VersionMissing(path, version, versions(path)) from None
-        except OSError as err:
-            raise CorpusDamaged(path, f"versions/{file.name} cannot be read ({err.strerror})") from err
+        while True:
+            try:
+                opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise VersionMissing(path, version, versions(path)) from None
+            except OSError as err:
+                raise CorpusDamaged(path, f"versions/{file.name} cannot be read ({err.strerror})") from err
+            try:
+                fcntl.flock(opened, fcntl.LOCK_SH)
+            except OSError:
+                pass  # a file system without locks: nobody removes what cannot be locked, see `remove_version`
+            if os.fstat(opened).st_nlink:
+                break
+            os.close(opened)  # removed, or replaced, between opening and locking
         self.close = weakref.finalize(self, os.close, opened)
-        try:
-            fcntl.flock(opened, fcntl.LOCK_SH)
-        except OSError:
-            pass  # a file system without locks: nobody removes what cannot be locked, see `remove_version`
-        if os.fstat(opened).st_nlink == 0:  # removed between opening and locking
-            raise VersionMissing(path, version, versions(path))
 
 
 def versions(path: Path) -> list[int]:

@@ -27,11 +27,12 @@ __all__ = ["Erasure", "VersionChange", "erase", "erasures", "rows_of"]
 
 
 def erase(
-    path: Path, episodes: Collection[str], *, reason: str, erased_at: str, code_version: str = ""
+    path: Path, episodes: Collection[str], *, reason: str, erased_at: str, code_version: str = "", wait_s: float = 0.0
 ) -> Erasure | None:
     """Erase episodes from the corpus at `path`. Returns the record, or None where there was nothing new to erase.
 
-    1. keep others from writing, and remove what an erasure or a rebuild that was killed left: that may be the corpus of before
+    1. keep others from writing: a snapshotter service has `wait_s` to let go, and comes back by itself. Remove what an erasure or a
+       rebuild that was killed left beside the corpus: that may be the corpus of before
     2. bring what an interrupted run left into order
     3. find the rows and parts of the episodes, in every version and in what is folded after the newest
     4. make the corpus again beside itself without them, with the record and the hashes of what was erased
@@ -41,7 +42,7 @@ def erase(
     corpus go with the old one. Raises CorpusLocked (another writer), CorpusInUse naming who reads a version, CorpusMissing,
     CorpusOutdated, CorpusDamaged, CorpusFull, CorpusUnwritable; nothing was erased then.
     """
-    with Replacement(path, new=False) as replacement:  # 1
+    with Replacement(path, new=False, wait_s=wait_s) as replacement:  # 1
         path = replacement.path
         if _files.check_marker(path) != "ready":
             return None

@@ -18,6 +18,7 @@ from treadle_corpus._parts import Parts, whole_rows
 from treadle_corpus._recovery import checked_journal
 from treadle_corpus._rows import Key, RowMeta, stored_row
 from treadle_corpus._state import State
+from treadle_corpus._tombstones import Erasure, erasures
 from treadle_corpus._versions import Lease, VersionFile, versions
 from treadle_corpus.diff import Diff, difference
 from treadle_corpus.errors import CorpusDamaged, VersionMissing
@@ -154,7 +155,7 @@ class Corpus:
 
     def verify(self) -> None:
         """Read everything and compare: the journal and every file of bodies with their checksums, every part, and the content hash of the
-        rows with the manifest. Raises CorpusDamaged naming what differs.
+        rows with the manifest, and with the record of the last erasure that changed the version. Raises CorpusDamaged naming what differs.
         """
         state = self._read()
         check_segments(self.path, self._found.bodies)
@@ -166,6 +167,17 @@ class Corpus:
             raise CorpusDamaged(
                 self.path, f"v{self.version} has content hash {found}, its manifest {self.manifest.content_hash}"
             )
+        for erasure in self.erasures()[-1:]:
+            said = erasure.versions[self.version].after
+            if found != said:
+                raise CorpusDamaged(
+                    self.path,
+                    f"v{self.version} has content hash {found}, and the record of erasure {erasure.number} says {said}",
+                )
+
+    def erasures(self) -> list[Erasure]:
+        """The erasures that took rows out of this version, in their order: it is not what it was made as. Raises CorpusDamaged."""
+        return [one for one in erasures(self.path) if self.version in one.versions]
 
     def diff(self, other: Corpus) -> Diff:
         """What changed from this version to `other`, of the same corpus or another one. Raises CorpusDamaged."""

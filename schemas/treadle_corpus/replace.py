@@ -9,25 +9,32 @@ import ctypes
 import errno
 import fcntl
 import os
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from treadle_corpus import _disk, _files, _versions
-from treadle_corpus.errors import CorpusInUse, CorpusMissing, TargetError
+from treadle_corpus.errors import CorpusInUse, CorpusLocked, CorpusMissing, TargetError
+from treadle_corpus.exports import exports, note_export
 
-__all__ = ["Replacement"]
+__all__ = ["Replacement", "is_wanted"]
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
+_WANTED: Final = "wanted"
+"""A file in a corpus: somebody waits for its lock, as long as the file is touched."""
+_ASK_S: Final = 0.1
+_WANTED_S: Final = 5.0
 
 
 class Replacement:
     """The right to put another corpus at a path. A context manager; leaving it without `place` leaves all as it was."""
 
-    def __init__(self, path: Path, *, new: bool) -> None:
-        """`new`: nothing may lie at `path`, and nothing is replaced. Otherwise nobody else writes there until the end.
+    def __init__(self, path: Path, *, new: bool, wait_s: float = 0.0) -> None:
+        """`new`: nothing may lie at `path`, and nothing is replaced. Otherwise nobody else writes there until the end; a writer that looks
+        whether it is asked to let go has `wait_s` to do so.
 
         Raises TargetError where something does, CorpusMissing where nothing does, CorpusLocked, CorpusUnwritable.
         """
@@ -44,7 +51,7 @@ class Replacement:
             raise CorpusMissing(path)
         try:
             if not new:
-                self._locks.callback(_files.Lock(self.path).release)
+                self._locks.callback(_lock(self.path, wait_s).release)
             _files.Lock(self.fresh).release()  # nobody else makes one there
             _disk.remove(self.fresh)
         except BaseException:
@@ -64,7 +71,7 @@ class Replacement:
         """Put what was made, whole and closed, at the path. The tags of before stay where their versions are there again.
 
         1. nobody reads the versions of before: a reader finds the files of its rows by path
-        2. tags
+        2. tags, and what is known of exports
         3. exchange the folders, in one step where the system can
         4. remove the one of before
 
@@ -76,6 +83,8 @@ class Replacement:
             for name, version in _versions.read_tags(self.path).items():  # 2
                 if version in there:
                     _versions.set_tag(self.fresh, name, version)
+            for export in exports(self.path):
+                note_export(self.fresh, export)
             with _disk.writing(self.path):
                 _exchange(self.fresh, self.path)  # 3
             _disk.sync(self.path.parent)
@@ -95,6 +104,34 @@ class Replacement:
                 raise CorpusInUse(
                     self.path, number, f"{holder} is reading it; wait for it, or stop it", what="replaced"
                 ) from None
+
+
+def is_wanted(path: Path) -> bool:
+    """Does somebody wait for the right to write the corpus at `path`?"""
+    try:
+        return time.time() - (path / _WANTED).stat().st_mtime < _WANTED_S
+    except OSError:
+        return False
+
+
+def _lock(path: Path, wait_s: float) -> _files.Lock:
+    """The right to write, asked for until it is given. Raises CorpusLocked after `wait_s`, CorpusUnwritable."""
+    deadline = time.monotonic() + wait_s
+    asked = False
+    try:
+        while True:
+            try:
+                return _files.Lock(path)
+            except CorpusLocked:
+                if time.monotonic() >= deadline:
+                    raise
+            with _disk.writing(path):
+                (path / _WANTED).touch()
+            asked = True
+            time.sleep(_ASK_S)
+    finally:
+        if asked:
+            _disk.remove(path / _WANTED)
 
 
 def _undone(path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import msgspec
 from treadle_schemas.errors import FieldError
@@ -103,7 +104,7 @@ class CorpusWriter:
             raise
         return writer
 
-    def __enter__(self) -> CorpusWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,6 +158,10 @@ class CorpusWriter:
     def knows(self, key: Key) -> bool:
         """Was the row seen before, or its episode erased?"""
         return key in self._state.rows or self._tombstones.covers(key[0])
+
+    def erased(self, episode_id: str) -> bool:
+        """Was the episode erased from this corpus?"""
+        return self._tombstones.covers(episode_id)
 
     def settled(self, key: Key) -> bool | None:
         """Is the row settled by its last revision? None for a row that was never seen."""

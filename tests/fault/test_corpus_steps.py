@@ -7,6 +7,7 @@ made small, so that rotation and sealing are among them.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 DRIVER = '''
-import os, shutil, signal, sys
+import json, os, shutil, sys
 from pathlib import Path
 
+from dying import Steps, child, told
 from treadle_corpus import Corpus, CorpusWriter, Policy, _bodies, _disk, _journal, _store, versions
 from treadle_corpus.testing import SelectAll, graded
 
@@ -54,75 +56,18 @@ def seen(path):
     return found
 
 
-class Steps:
-    """Counts the steps, and dies at one: before it, or with half of what it writes."""
-
-    def __init__(self, last):
-        self.count, self.last = 0, last
-        for owner, name in (
-            (_disk.Appended, "append"), (_disk.Appended, "sync"), (_disk, "sync"), (_disk, "place"), (_disk, "remove"),
-            (_disk, "create"),
-        ):
-            setattr(owner, name, self.wrapped(name, getattr(owner, name)))
-
-    def wrapped(self, name, step):
-        def stepped(*arguments):
-            self.here()
-            if name in ("append", "create"):
-                self.here(lambda: self.half(name, *arguments))
-            return step(*arguments)
-        return stepped
-
-    def here(self, before=lambda: None):
-        self.count += 1
-        if self.count == self.last:
-            before()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def half(self, name, target, data):
-        if name == "append":
-            os.pwrite(target._file, data[: len(data) // 2], target.size)
-        else:
-            target.with_name(target.name + ".new").write_bytes(data[: len(data) // 2])
-
-
-def child(act):
-    """Run in a process of its own; its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            code = act() or 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            code = 1
-        os._exit(code)
-    return os.waitpid(pid, 0)[1]
-
-
 root = Path(sys.argv[1])
 plain = root / "plain"
-reader, writer = os.pipe()
 
 
 def measured():
     steps = Steps(0)
     work(plain)
-    os.write(writer, str(steps.count).encode())
+    return str(steps.count)
 
 
-assert child(measured) == 0
-total = int(os.read(reader, 20))
-
-
-def expected():
-    import json
-    os.write(writer, json.dumps(seen(plain)).encode())
-
-
-assert child(expected) == 0
-import json
-EXPECTED = {int(n): tuple(v) for n, v in json.loads(os.read(reader, 60000)).items()}
+total = int(told(measured))
+EXPECTED = {int(n): tuple(v) for n, v in json.loads(told(lambda: json.dumps(seen(plain)))).items()}
 assert len(list((plain / "index").glob("*.log"))) > 2, "the journal never rotated"
 assert len(list((plain / "bodies").glob("*.json"))) > 2, "no segment was sealed"
 path = root / "killed"
@@ -140,7 +85,7 @@ def again():
 points = range(1, total + 1, int(sys.argv[3]))
 for last in points:
     shutil.rmtree(path, ignore_errors=True)
-    status = child(lambda: (Steps(last), work(path)) and 0)
+    status = child(lambda: (Steps(last), work(path)))
     assert os.WIFSIGNALED(status), f"step {last} of {total} was never reached"
     print(last, end=" ", flush=True)
     assert child(again) == 0, f"after a kill at step {last} of {total}"
@@ -157,6 +102,9 @@ def test_a_writer_killed_at_any_step_is_gone_on_with_by_the_next_and_no_reader_n
     tmp_path: Path, rows: int, stride: int
 ) -> None:
     command = [sys.executable, "-c", DRIVER, str(tmp_path), str(rows), str(stride)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1700)
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=1700, env={**os.environ, "PYTHONPATH": here}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -71,6 +72,8 @@ def _whole(path: Path, write: Callable[[Path], None]) -> None:
     fresh = path.with_name(path.name + ".part")
     try:
         write(fresh)
+        with fresh.open("rb+") as written:
+            os.fsync(written.fileno())
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)

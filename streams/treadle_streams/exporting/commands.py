@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 from treadle.cli.support import echo_json, json_option, pass_settings
 from treadle.settings import Settings
-from treadle_corpus import Corpus, SplitChoice, parse_ref
-from treadle_corpus.forms import FORMS, convert
-from treadle_corpus.views import VIEWS, View, every_row, repetition
+from treadle_corpus import Corpus, CorpusError, SplitChoice, parse_ref
+from treadle_corpus.exports import exports, forget_export, note_export, state_of
+from treadle_corpus.forms import FORMS
+from treadle_corpus.views import VIEWS, View, repetition
+from treadle_schemas.codec import to_json
 
+from treadle_streams.exporting._chosen import Chosen, lines_of, noted
 from treadle_streams.exporting._files import write_lines
 
-__all__ = ["export"]
+__all__ = ["export", "exports_"]
 
 
 @click.command()
@@ -65,49 +69,74 @@ def export(
     """
     if out == "-" and as_json:
         raise click.UsageError("--json prints a summary on stdout; give --out FILE for the lines")
-    options = _options(view, given)
+    chosen = Chosen(view=view, form=form, loose=loose, split=_side(view, given), **_checked(view, given))
     if form != "treadle" and view not in FORMS[form]:
         raise click.UsageError(f"--form {form} has no form of {view}; it has {', '.join(sorted(FORMS[form]))}")
     if loose and form == "treadle":
         raise click.UsageError("--loose is for the forms of others: treadle's own lines say exactly what is trained on")
     found = Corpus.open(parse_ref(ref, settings.corpus_root))
-    made = VIEWS[view](found.rows(options["split"]), **options)
-    lines, unsaid = made.examples, {}
-    if form != "treadle":
-        converted = convert(form, view, made, loose=loose)
-        lines, unsaid = converted.lines, dict(converted.left_out)
-    write_lines(lines, out, nested=form != "treadle")
+    made = lines_of(found, chosen)
+    write_lines(made.lines, out, nested=form != "treadle")
+    if out != "-":
+        _remember(found, chosen, out, len(made.lines))
     if as_json:
         place = {"corpus": str(found.path), "version": found.version, "out": out}
-        echo_json({**place, **_counts(made), "form": form, "lines": len(lines), "unsaid": unsaid})
+        echo_json({**place, **_counts(made.view), "form": form, "lines": len(made.lines), "unsaid": made.unsaid})
         return
-    click.echo(f"{found}: {len(made):,} {view} examples from split {made.split}", err=True)
-    for line in _account(made, unsaid):
+    click.echo(f"{found}: {len(made.view):,} {view} examples from split {made.view.split}", err=True)
+    for line in _account(made.view, made.unsaid):
         click.echo(line, err=True)
+
+
+@click.command("exports")
+@click.argument("path", metavar="PATH")
+@click.option("--forget", metavar="FILE", help="Forget this export; its file stays as it is.")
+@json_option
+@pass_settings
+def exports_(settings: Settings, path: str, forget: str | None, as_json: bool) -> None:
+    """List the files that were exported from a corpus, and whether they are there as they were written.
+
+    An erasure writes those that are there again without what was erased, and names the others: whoever changed, moved or copied them knows
+    better. An export to stdout is not remembered.
+    """
+    corpus = parse_ref(path, settings.corpus_root).path
+    if forget is not None:
+        forget_export(corpus, str(Path(forget).absolute()))
+    known = exports(corpus)
+    if as_json:
+        echo_json([{**to_json(export), "state": state_of(export)} for export in known])
+        return
+    for export in known:
+        click.echo(
+            f"{export.file}  v{export.version}  {export.view}, form {export.form}  {export.lines:,} lines  {state_of(export)}"
+        )
+    if not known:
+        click.echo(f"{corpus}: nothing was exported to a file, as far as is known", err=True)
+
+
+def _remember(corpus: Corpus, chosen: Chosen, out: str, lines: int) -> None:
+    """Note the export in its corpus. Where that cannot be written the export is good all the same, and the user is told."""
+    try:
+        note_export(corpus.path, noted(corpus, chosen, Path(out).absolute(), lines))
+    except CorpusError as err:
+        click.echo(f"the export is not remembered, so an erasure will not find it: {err}", err=True)
 
 
 _BELONG = {"rows": ("sft",), "margin": ("dpo", "reward"), "cap": ("dpo", "reward"), "min_attempts": ("rl",)}
 
 
-def _options(view: str, given: dict[str, Any]) -> dict[str, Any]:
+def _checked(view: str, given: dict[str, Any]) -> dict[str, Any]:
     for name, views in _BELONG.items():
         if given[name] is not None and view not in views:
             raise click.UsageError(f"--{name.replace('_', '-')} is for the view {' and '.join(views)}, not for {view}")
+    return {name: given[name] for name in _BELONG}
+
+
+def _side(view: str, given: dict[str, Any]) -> SplitChoice:
     split: SplitChoice | None = given["split"]
-    if split is None:
-        if view == "eval":
-            raise click.UsageError("--view eval wants a side: --split heldout is what no training has seen")
-        split = "train"
-    options: dict[str, Any] = {"split": split}
-    if given["rows"] == "all":
-        options["where"] = every_row
-    if given["margin"] is not None:
-        options["min_margin"] = given["margin"]
-    if given["cap"] is not None:
-        options["cap"] = given["cap"] or None
-    if given["min_attempts"] is not None:
-        options["min_attempts"] = given["min_attempts"]
-    return options
+    if split is None and view == "eval":
+        raise click.UsageError("--view eval wants a side: --split heldout is what no training has seen")
+    return split or "train"
 
 
 def _counts(made: View[Any]) -> dict[str, Any]:

@@ -86,7 +86,10 @@ def decoded(batch: Sequence[Record]) -> Decoded:
 
 def _decode(record: Record) -> GradedRecord | PartRecord | None:
     """What the corpus takes of a record; None: nothing."""
-    found = header_map(record.headers).get("ce_type")
+    headers = header_map(record.headers)
+    found = headers.get("ce_type")
+    if record.value is None and "treadle-erased" in headers:
+        return None  # its text was erased, and cannot be read any more
     if record.value is None:
         raise FieldError("$", "is null")
     if found == PART.encode():

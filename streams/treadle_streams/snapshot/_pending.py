@@ -46,9 +46,20 @@ _DECODER = msgspec.json.Decoder(_Progress)
 class PendingRows:
     """The rows that `.progress` last called unsettled, up to the offsets read so far."""
 
-    def __init__(self, servers: str, workspace: WorkspaceSettings, cache: Path, *, remember: bool = True) -> None:
-        """Start from the cache where it is of this workspace. Without `remember` nothing is written."""
+    def __init__(
+        self,
+        servers: str,
+        workspace: WorkspaceSettings,
+        cache: Path,
+        *,
+        remember: bool = True,
+        erased: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """Start from the cache where it is of this workspace. Without `remember` nothing is written. Episodes that are `erased` are not
+        counted, and not named in the cache.
+        """
         self._remember = remember
+        self._erased = erased
         self._servers = servers
         self._workspace = workspace
         self._cache = cache
@@ -76,6 +87,7 @@ class PendingRows:
         for record in read(self._servers, name, self._workspace.partitions, start=start, until=ends):
             self._take(record)
         self._offsets.update(ends)
+        self.keys = {key for key in self.keys if not self._erased(key[0])}
         if not self._remember:
             return
         value = _Cache(self._workspace.created_at, self._offsets, sorted(self.keys), self._graded_by)

@@ -1,4 +1,4 @@
-"""`treadle corpus list|show|log|diff|verify|tag|rebuild|export`."""
+"""`treadle corpus list|show|log|diff|verify|tag|rebuild|export|exports`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from treadle.settings import Settings
 from treadle_corpus import Corpus, CorpusError, Manifest, parse_ref, versions
 from treadle_schemas.codec import to_json
 
-from treadle_streams.exporting.commands import export
+from treadle_streams.exporting.commands import export, exports_
+from treadle_streams.snapshot._erased import erasures_json
 from treadle_streams.snapshot.history_cli import diff, log, tag, verify
 from treadle_streams.snapshot.proof_cli import rebuild
 
@@ -24,7 +25,7 @@ def corpus() -> None:
     """Look into corpora, compare, name and prove their versions, and export views of them."""
 
 
-for _command in (export, log, diff, verify, tag, rebuild):
+for _command in (export, exports_, log, diff, verify, tag, rebuild):
     corpus.add_command(_command)
 
 
@@ -40,7 +41,13 @@ def show(settings: Settings, ref: str, as_json: bool) -> None:
     found = Corpus.open(parse_ref(ref, settings.corpus_root))
     if as_json:
         echo_json(
-            {"corpus": str(found.path), **to_json(found.manifest), "tags": found.tags(), "versions": found.versions()}
+            {
+                "corpus": str(found.path),
+                **to_json(found.manifest),
+                "tags": found.tags(),
+                "versions": found.versions(),
+                "erasures": erasures_json(found.erasures(), found.version),
+            }
         )
         return
     for line in _lines(found):
@@ -101,6 +108,12 @@ def _lines(found: Corpus) -> Iterator[str]:
     passed = ", ".join(f"pass^{k} {value:.3f}" for k, value in made.pass_at_all.items() if value is not None)
     yield f"  tasks         {passed or 'no graded attempts'}"
     yield "  offsets       " + ", ".join(f"{p}:{offset}" for p, offset in made.offsets.items())
+    erased = erasures_json(found.erasures(), found.version)
+    for one in erased:
+        yield (
+            f"  erasure       {one['erasure']} of {one['erased_at']} ({one['reason']}) took out {one['removed']:,} of "
+            f"{one['rows_before']:,} rows; before it the content hash was {one['content_hash_before']}"
+        )
     tags = found.tags()
     if tags:
         yield "  tags          " + ", ".join(tags)

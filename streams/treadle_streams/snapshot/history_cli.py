@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import click
 from treadle.cli.support import echo_json, json_option, pass_settings
 from treadle.settings import Settings
-from treadle_corpus import Corpus, CorpusRef, Diff, Manifest, RowChange, parse_ref, read_tags, untag
+from treadle_corpus import Corpus, CorpusRef, Diff, Manifest, RowChange, erasures, parse_ref, read_tags, untag
 from treadle_schemas.codec import to_json
+
+from treadle_streams.snapshot._erased import erasures_json, erasures_line
 
 __all__ = ["diff", "log", "tag", "verify"]
 
@@ -31,14 +33,27 @@ def log(settings: Settings, ref: str, limit: int, as_json: bool) -> None:
         tags: dict[int, list[str]] = {}
         for name, version in read_tags(found.path).items():
             tags.setdefault(version, []).append(name)
+        erased = erasures(found.path)
         if as_json:
-            echo_json([{**to_json(made), "tags": tags.get(made.version, [])} for made in found.log()])
+            echo_json(
+                [
+                    {
+                        **to_json(made),
+                        "tags": tags.get(made.version, []),
+                        "erasures": erasures_json(erased, made.version),
+                    }
+                    for made in found.log()
+                ]
+            )
             return
         count = 0
         for made in found.log():
             count += 1
             if count <= limit:
                 click.echo(_version_line(made, tags.get(made.version, [])))
+                changed = erasures_line(erased, made.version)
+                if changed:
+                    click.echo(f"    {changed}")
         if count > limit:
             click.echo(f"and {count - limit:,} before")
 
@@ -60,8 +75,9 @@ def diff(settings: Settings, before: str, after: str, limit: int, as_json: bool)
     two = Corpus.open(parse_ref(after, settings.corpus_root))
     with one, two:
         found = one.diff(two)
+        erased = {str(side): erasures_json(side.erasures(), side.version) for side in (one, two)}
         if as_json:
-            echo_json({"before": str(one), "after": str(two), **_diff_json(found)})
+            echo_json({"before": str(one), "after": str(two), **_diff_json(found), "erasures": erased})
             return
         click.echo(
             f"{one} to v{two.version}: added {len(found.added):,}, removed {len(found.removed):,}, updated {len(found.updated):,}"
@@ -72,6 +88,9 @@ def diff(settings: Settings, before: str, after: str, limit: int, as_json: bool)
             click.echo(line)
         for line in _cut([f"  ~ {_change_line(change)}" for change in found.updated], limit):
             click.echo(line)
+        for side in (one, two):
+            if erased[str(side)]:
+                click.echo(f"  {side}: {erasures_line(side.erasures(), side.version)}")
 
 
 @click.command()
@@ -83,8 +102,9 @@ def diff(settings: Settings, before: str, after: str, limit: int, as_json: bool)
 def verify(settings: Settings, ref: str, every: bool, from_log: bool, as_json: bool) -> None:
     """Read all that a version is made of and compare: checksums of its files, and its content hash with one computed anew.
 
-    With --from-log the version is also made again in a temporary folder, from `.graded` up to the version's offsets, and must come out the
-    same. Exits with 1 where something is not what was written, or not what the log gives, and says what. Nothing is changed.
+    With --from-log the version is also made again in a temporary folder, from `.graded` up to the version's offsets without what was erased
+    from the corpus, and must come out the same. Exits with 1 where something is not what was written, or not what the log gives, and says
+    what. Nothing is changed.
     """
     with Corpus.open(parse_ref(ref, settings.corpus_root)) as named:
         numbers = named.versions() if every else [named.version]
@@ -92,11 +112,21 @@ def verify(settings: Settings, ref: str, every: bool, from_log: bool, as_json: b
         for number in numbers:
             with Corpus.open(CorpusRef(named.path, number)) as found:
                 found.verify()
+                erased = found.erasures()
                 made.append(
-                    {"version": number, "rows": found.manifest.rows, "content_hash": found.manifest.content_hash}
+                    {
+                        "version": number,
+                        "rows": found.manifest.rows,
+                        "content_hash": found.manifest.content_hash,
+                        "erasures": erasures_json(erased, number),
+                    }
                 )
                 if not as_json:
-                    click.echo(f"{found}  {found.manifest.rows:,} rows  content hash {found.manifest.content_hash}  ok")
+                    said = erasures_line(erased, number)
+                    click.echo(
+                        f"{found}  {found.manifest.rows:,} rows  content hash {found.manifest.content_hash}  ok"
+                        + (f", as its erasure record says: {said}" if said else "")
+                    )
         if from_log:
             from treadle_streams.snapshot.proof_cli import verify_from_log
 

@@ -9,9 +9,10 @@ from typing import Any
 import click
 from treadle.cli.support import echo_json, json_option, pass_settings
 from treadle.settings import Settings
-from treadle_corpus import Manifest, parse_ref, resolve_target
+from treadle_corpus import Manifest, erasures, parse_ref, resolve_target
 from treadle_schemas.moments import now
 
+from treadle_streams.snapshot._erased import erasures_json, erasures_line
 from treadle_streams.snapshot.errors import ReplayError
 from treadle_streams.snapshot.replay import prove
 from treadle_streams.snapshot.replay import rebuild as make_again
@@ -27,13 +28,15 @@ def verify_from_log(
     Raises what `prove` does.
     """
     proven: list[dict[str, Any]] = []
+    erased = erasures(path)
     try:
         for made in prove(settings.bootstrap_servers, path, numbers, _tell):
-            proven.append(_entry(made))
+            proven.append({**_entry(made), "erasures": erasures_json(erased, made.version)})
             if verified is None:
                 offsets = ", ".join(f"{partition}:{offset}" for partition, offset in made.offsets.items())
                 click.echo(
                     f"{path}@v{made.version}  {made.rows:,} rows  content hash {made.content_hash}  proven by the log up to {offsets}"
+                    + (", without what was erased" if erasures_line(erased, made.version) else "")
                 )
     except ReplayError as err:
         if verified is not None:

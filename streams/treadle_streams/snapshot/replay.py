@@ -42,6 +42,8 @@ class _Told(NamedTuple):
 def prove(servers: str, path: Path, numbers: Sequence[int], tell: Tell | None = None) -> Iterator[Manifest]:
     """Recompute versions of the corpus at `path` from `.graded`, in a temporary folder. Yields the manifest of each that is proven.
 
+    Episodes that were erased from the corpus are left out of the log, so a version that an erasure changed is proven as its record has it.
+
     A version is proven when all that follows from the log is the same: the rows with their content (`content_hash`), their number and
     sides, and how many rows dropped for which reason. `numbers` are ascending. Nothing at `path` or on Kafka is changed.
 
@@ -84,6 +86,7 @@ def _replay(servers: str, path: Path, numbers: Sequence[int], folder: Path, tell
     _check_log(Admin(servers), settings, path, newest)
     policy = told[0].manifest.policy
     with CorpusWriter.open(folder, workspace=settings.workspace, workspace_created_at=created, policy=policy) as writer:
+        writer.adopt_erasures(path)
         for version in told:
             yield _again(servers, settings, path, version, writer, tell)
 

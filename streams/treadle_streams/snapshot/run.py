@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from treadle.log import Admin, Record
-from treadle_corpus import CorpusWriter, Manifest, Policy, Refusal, Tally
+from treadle_corpus import CorpusLocked, CorpusWriter, Manifest, Policy, Refusal, Tally
 from treadle_schemas.moments import now
 from treadle_schemas.workspace import WorkspaceSettings
 
@@ -29,6 +30,9 @@ __all__ = ["DEFAULT_WAIT_S", "RunReport", "Snapshotter", "run_snapshot"]
 
 DEFAULT_WAIT_S: Final = 300.0
 """How long a run waits for the join."""
+
+_GIVE_WAY_S: Final = 0.5
+"""Longer than whoever waits for a corpus takes to notice that it is free."""
 
 Tell = Callable[[str], None]
 
@@ -92,16 +96,13 @@ class Snapshotter:
         self._servers = servers
         self._workspace = workspace
         self._tell = tell
-        self.writer = CorpusWriter.open(
-            corpus,
-            workspace=workspace.workspace,
-            workspace_created_at=workspace.created_at,
-            policy=policy,
-            replace_policy=replace_policy,
-        )
+        self._replace_policy = replace_policy
+        self.writer = self._opened(corpus, policy)
         self._announced = 0
         try:
-            self._pending = PendingRows(servers, workspace, corpus / "progress.json")
+            self._pending = PendingRows(
+                servers, workspace, corpus / "progress.json", erased=lambda episode_id: self.writer.erased(episode_id)
+            )
             self._announce_newest()
         except BaseException:
             self.writer.close()
@@ -118,6 +119,25 @@ class Snapshotter:
     def close(self) -> None:
         """Let another writer in."""
         self.writer.close()
+
+    def give_way(self, stop: threading.Event) -> None:
+        """Let a process that waits for the corpus have it, and go on when it is done, or `stop` is set. Raises CorpusError."""
+        self.writer.close()
+        while not stop.wait(_GIVE_WAY_S):
+            try:
+                self.writer = self._opened(self.writer.path, self.writer.policy)
+                return
+            except CorpusLocked:
+                continue
+
+    def _opened(self, corpus: Path, policy: Policy) -> CorpusWriter:
+        return CorpusWriter.open(
+            corpus,
+            workspace=self._workspace.workspace,
+            workspace_created_at=self._workspace.created_at,
+            policy=policy,
+            replace_policy=self._replace_policy,
+        )
 
     def run(self, wait_s: float = DEFAULT_WAIT_S) -> RunReport:
         """One run of the policy.

@@ -13,7 +13,7 @@ from typing import Final
 
 from treadle.errors import LogError, TopicMissing
 from treadle.log import Admin, Partition, Record, TailReader
-from treadle_corpus import decode_key
+from treadle_corpus import decode_key, is_wanted
 from treadle_schemas.codec import PART, REGRADED, header_map
 from treadle_schemas.errors import FieldError, TreadleError
 from treadle_schemas.snapshot_policy import DEFAULT_EVERY_S, DEFAULT_MIN_NEW_ROWS, SnapshotPolicy
@@ -132,7 +132,10 @@ def serve(
     try:
         while not stop.is_set():
             served.watch(tail.poll(_POLL_S))
-            if not served.due():
+            if is_wanted(snapshotter.writer.path):
+                _say(tell, f"letting go of {snapshotter.writer.path}, which another process waits for")
+                snapshotter.give_way(stop)
+            if stop.is_set() or not served.due():
                 continue
             try:
                 report = served.run(wait_s)
@@ -211,6 +214,7 @@ class _Keeper:
         """Take in what is new on `.graded` and in the settings."""
         assert self._tail is not None
         records = self._tail.poll(_POLL_S)
+        self._give_way()
         graded = [r for r in records if r.topic != self._settings[0]]
         for served in self.served.values():
             served.watch(graded)
@@ -246,6 +250,15 @@ class _Keeper:
         self._tail = _tail(
             self._servers, self._workspace, list(self.served.values()), {self._settings: self._settings_end}
         )
+
+    def _give_way(self) -> None:
+        """Let go of a corpus that another process waits for, as an erasure does, and come back to it."""
+        for name, served in list(self.served.items()):
+            path = served.snapshotter.writer.path
+            if is_wanted(path):
+                self.served.pop(name).snapshotter.close()
+                _say(self._tell, f"policy {name}: letting go of {path}, which another process waits for")
+                self._again_s = time.monotonic() + _RETRY_S
 
     def failed(self, name: str, err: TreadleError) -> None:
         """Tell of it. Raises `err` where nothing is left that could succeed by itself."""
