@@ -74,6 +74,41 @@ def own_broker(tmp_path: Path) -> Iterator[LocalBroker]:
         local.kill()
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """URL of one real S3 server on this machine for the whole session: use a fresh `bucket` a test."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://NAME` of a fresh bucket; the environment says how it is reached, to this process and to its children."""
+    import boto3
+
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-for-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_server,
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"b-{secrets.token_hex(6)}"
+    client = boto3.client("s3")
+    try:
+        client.create_bucket(Bucket=name)
+    finally:
+        client.close()
+    return f"s3://{name}"
+
+
 @pytest.fixture
 def workspace_name() -> str:
     """A valid workspace name that no other test uses."""

@@ -10,6 +10,7 @@ from treadle_corpus._versions import read_tags, set_tag, untag
 from treadle_corpus.diff import Diff, RowChange
 from treadle_corpus.erasure import Erasure, VersionChange, erase, erasures
 from treadle_corpus.errors import (
+    BucketMissing,
     CorpusDamaged,
     CorpusError,
     CorpusFull,
@@ -18,7 +19,12 @@ from treadle_corpus.errors import (
     CorpusMissing,
     CorpusOutdated,
     CorpusUnwritable,
+    ObjectDamaged,
     PolicyMismatch,
+    StoreError,
+    StoreRefused,
+    StoreUnfit,
+    StoreUnreachable,
     TagMissing,
     TagTaken,
     TargetError,
@@ -27,6 +33,7 @@ from treadle_corpus.errors import (
 from treadle_corpus.hashing import content_hash, row_line
 from treadle_corpus.lineage import RowOrigin, RowTrace, Sighting, trace_rows, trace_subject
 from treadle_corpus.manifest import Manifest
+from treadle_corpus.objects.place import name_of
 from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
 from treadle_corpus.preview import Preview
@@ -37,6 +44,7 @@ from treadle_corpus.target import CorpusRef, parse_ref, resolve_target
 from treadle_corpus.writer import CorpusWriter
 
 __all__ = [
+    "BucketMissing",
     "Commit",
     "Corpus",
     "CorpusDamaged",
@@ -55,6 +63,7 @@ __all__ = [
     "Erasure",
     "GradedRecord",
     "Manifest",
+    "ObjectDamaged",
     "PartRecord",
     "Policy",
     "PolicyMismatch",
@@ -67,6 +76,10 @@ __all__ = [
     "Selector",
     "Sighting",
     "SplitChoice",
+    "StoreError",
+    "StoreRefused",
+    "StoreUnfit",
+    "StoreUnreachable",
     "TagMissing",
     "TagTaken",
     "Tally",
@@ -79,6 +92,7 @@ __all__ = [
     "erasures",
     "is_wanted",
     "kinds_of",
+    "name_of",
     "parse_ref",
     "pass_hat",
     "read_parts",

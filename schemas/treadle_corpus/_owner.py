@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from treadle_corpus._control import Control
 from treadle_corpus.errors import PolicyMismatch
 from treadle_corpus.policy import Policy
@@ -12,7 +10,7 @@ __all__ = ["check_owner"]
 
 
 def check_owner(
-    path: Path, held: Control, policy: Policy, workspace: str, created_at: str, *, replace_policy: bool
+    path: str, held: Control, policy: Policy, workspace: str, created_at: str, *, replace_policy: bool
 ) -> None:
     """May a run of this workspace and policy go on with what the corpus holds? Raises PolicyMismatch."""
     if held.workspace != workspace:

@@ -103,7 +103,11 @@ def _opened(path: Path, number: int, data: bytes, newest: VersionFile | None) ->
 
 
 def checked_journal(path: Path, version: VersionFile) -> bytes:
-    """The bytes of the journal that a version is made of. Raises CorpusDamaged."""
+    """The bytes of the journal that a version is made of; from an object store all that it needs is fetched.
+
+    Raises CorpusDamaged, StoreError.
+    """
+    _versions.bring(path, version.manifest.version)
     data = read_journal(path, version.journal, version.size)
     if hashlib.sha256(data).hexdigest() != version.sha256:
         raise CorpusDamaged(

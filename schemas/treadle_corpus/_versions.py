@@ -6,6 +6,8 @@
 A version is there when its file is: it is the last thing that a run writes. A reader holds a shared lock on that file for as long as it
 reads, which the system gives up with the process, however that ends, and which needs no right to write. Whoever removes a version takes
 the exclusive lock first.
+
+A folder may stand for a corpus in an object store, see `objects.place`: then its versions and tags are those that are published there.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import re
 import weakref
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -25,10 +27,17 @@ from treadle_corpus import _disk, _files
 from treadle_corpus.errors import CorpusDamaged, CorpusInUse, TagMissing, TagTaken, TargetError, VersionMissing
 from treadle_corpus.manifest import Manifest
 
+if TYPE_CHECKING:
+    from treadle_corpus.objects.place import Place
+
 __all__ = [
     "Lease",
     "VersionFile",
+    "bring",
+    "decode_version",
     "holder",
+    "is_ready",
+    "lease",
     "read_tags",
     "read_version",
     "remove_version",
@@ -81,34 +90,87 @@ class Lease:
         self.close = weakref.finalize(self, os.close, opened)
 
 
+def is_ready(path: Path) -> bool:
+    """Whether the corpus at `path` can have versions. Raises CorpusMissing, CorpusOutdated, CorpusDamaged, StoreError."""
+    place = _remote(path)
+    if place is None:
+        return _files.check_marker(path) == "ready"
+    from treadle_corpus.objects.published import check_published
+
+    check_published(place.store)
+    return True
+
+
+def lease(path: Path, version: int) -> Lease:
+    """Keep a version from being removed while it is read. Raises VersionMissing, StoreError."""
+    place = _remote(path)
+    if place is None:
+        return Lease(path, version)
+    from treadle_corpus.objects.cache import open_version
+
+    return open_version(place, version)
+
+
+def bring(path: Path, version: int) -> None:
+    """All that a version needs lies below `path` when this returns: that of an object store is fetched. Raises StoreError, CorpusFull."""
+    place = _remote(path)
+    if place is not None:
+        from treadle_corpus.objects.cache import fetch
+
+        fetch(place, version)
+
+
+def _remote(path: Path) -> Place | None:
+    from treadle_corpus.objects.place import place_at
+
+    return place_at(path)
+
+
 def versions(path: Path) -> list[int]:
     """The versions of the corpus at `path`, ascending; none where its first run is not over.
 
-    Raises CorpusMissing, CorpusOutdated, CorpusDamaged.
+    Raises CorpusMissing, CorpusOutdated, CorpusDamaged, StoreError.
     """
+    place = _remote(path)
+    if place is not None:
+        from treadle_corpus.objects.published import check_published, published_versions
+
+        check_published(place.store)
+        return published_versions(place.store)
     if _files.check_marker(path) != "ready":
         return []
     return sorted(int(match[1]) for name in os.listdir(path / "versions") if (match := _NAME.fullmatch(name)))
 
 
 def read_version(path: Path, version: int) -> VersionFile:
-    """Raises VersionMissing, CorpusDamaged."""
+    """Raises VersionMissing, CorpusDamaged, StoreError."""
     file = _version_path(path, version)
     try:
         data = file.read_bytes()
     except FileNotFoundError:
+        place = _remote(path)
+        if place is not None:
+            from treadle_corpus.objects.published import published_version
+
+            return published_version(place.store, version)[1]
         raise VersionMissing(path, version, versions(path)) from None
     except OSError as err:
         raise CorpusDamaged(path, f"versions/{file.name} cannot be read ({err.strerror})") from err
+    return decode_version(path, version, data)
+
+
+def decode_version(path: Path | str, version: int, data: bytes) -> VersionFile:
+    """What the file of a version says. Raises CorpusDamaged."""
+    name = f"versions/v{version}.json"
     try:
         outer = msgspec.json.decode(data, type=_File)
         if hashlib.sha256(outer.v).hexdigest() != outer.sha256:
-            raise CorpusDamaged(path, f"versions/{file.name} is not what was written")
+            raise CorpusDamaged(path, f"{name} is not what was written")
         found = msgspec.json.decode(outer.v, type=VersionFile)
     except msgspec.DecodeError as err:
-        raise CorpusDamaged(path, f"versions/{file.name} cannot be read ({err})") from err
+        raise CorpusDamaged(path, f"{name} cannot be read ({err})") from err
     if found.manifest.version != version:
-        raise CorpusDamaged(path, f"versions/{file.name} is that of v{found.manifest.version}")
+        raise CorpusDamaged(path, f"{name} is that of v{found.manifest.version}")
     return found
 
 
@@ -167,6 +229,12 @@ def check_tag(name: str) -> None:
 def set_tag(path: Path, name: str, version: int, *, force: bool = False) -> None:
     """Name a version; with `force` also where the tag names another one. Raises TargetError, VersionMissing, TagTaken, CorpusFull."""
     check_tag(name)
+    place = _remote(path)
+    if place is not None:
+        from treadle_corpus.objects.history import put_tag
+
+        put_tag(place.store, name, version, force=force)
+        return
     lease = Lease(path, version)
     try:
         before = read_tags(path).get(name)
@@ -182,6 +250,12 @@ def set_tag(path: Path, name: str, version: int, *, force: bool = False) -> None
 
 def untag(path: Path, name: str) -> int:
     """Take a tag away; the version that it named stays. Raises TagMissing, TargetError, CorpusUnwritable."""
+    place = _remote(path)
+    if place is not None:
+        from treadle_corpus.objects.history import remove_tag
+
+        check_tag(name)
+        return remove_tag(place.store, name)
     version = tagged(path, name)
     _disk.remove(_tag_path(path, name))
     _disk.sync(path / "tags")
@@ -191,7 +265,7 @@ def untag(path: Path, name: str) -> int:
 def tagged(path: Path, name: str) -> int:
     """The version that a tag names. Raises TagMissing, TargetError, CorpusMissing, CorpusDamaged."""
     check_tag(name)
-    _files.check_marker(path)
+    is_ready(path)
     tags = read_tags(path)
     if name not in tags:
         raise TagMissing(path, name, sorted(tags))
@@ -199,7 +273,12 @@ def tagged(path: Path, name: str) -> int:
 
 
 def read_tags(path: Path) -> dict[str, int]:
-    """Versions by tag, sorted by name. Raises CorpusDamaged."""
+    """Versions by tag, sorted by name. Raises CorpusDamaged, StoreError."""
+    place = _remote(path)
+    if place is not None:
+        from treadle_corpus.objects.published import published_tags
+
+        return published_tags(place.store)
     found: dict[str, int] = {}
     try:
         names = sorted(os.listdir(path / "tags"))

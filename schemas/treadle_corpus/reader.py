@@ -11,7 +11,7 @@ from treadle_schemas.errors import FieldError
 from treadle_schemas.records import Feedback, Grade, GradedRow, Provenance
 from treadle_schemas.split import Side
 
-from treadle_corpus import _files, _versions
+from treadle_corpus import _versions
 from treadle_corpus._bodies import Bodies, check_segments
 from treadle_corpus._journal import decoded
 from treadle_corpus._parts import Parts, whole_rows
@@ -25,6 +25,7 @@ from treadle_corpus.errors import CorpusDamaged, VersionMissing
 from treadle_corpus.hashing import content_hash, digest, row_line
 from treadle_corpus.lineage import RowOrigin, origin_of
 from treadle_corpus.manifest import Manifest
+from treadle_corpus.objects.place import name_of
 from treadle_corpus.target import CorpusRef, parse_ref
 
 __all__ = ["Commit", "Corpus", "CorpusRow", "SplitChoice", "versions"]
@@ -75,8 +76,9 @@ class Corpus:
     def open(cls, ref: CorpusRef | Path | str) -> Corpus:
         """Open a reference, a path (its newest version), or a string `PATH[@vN|@TAG]`. No row is read yet.
 
-        A string may not be a deeplake:// target, since only settings know the corpus root: use `parse_ref`.
-        Raises CorpusMissing, VersionMissing, TagMissing, CorpusOutdated, CorpusDamaged, TargetError.
+        Of an object store only the file of the version is fetched here, the rest by what first reads rows. A string may not be a
+        deeplake:// target, since only settings know the corpus root: use `parse_ref`.
+        Raises CorpusMissing, VersionMissing, TagMissing, CorpusOutdated, CorpusDamaged, TargetError, StoreError.
         """
         if isinstance(ref, str):
             ref = parse_ref(ref)
@@ -86,11 +88,11 @@ class Corpus:
         if number is None:
             there = versions(path)
             if not there:
-                raise VersionMissing(path, None, there)
+                raise VersionMissing(name_of(path), None, there)
             number = there[-1]
-        elif _files.check_marker(path) != "ready":
-            raise VersionMissing(path, number, [])
-        lease = Lease(path, number)
+        elif not _versions.is_ready(path):
+            raise VersionMissing(name_of(path), number, [])
+        lease = _versions.lease(path, number)
         return cls(path, _versions.read_version(path, number), lease)
 
     def __enter__(self) -> Self:
@@ -128,8 +130,13 @@ class Corpus:
         """What the version is on disk."""
         return Commit(self._found.journal, self._found.size, self._found.sha256)
 
+    @property
+    def name(self) -> str:
+        """What the corpus is called on every machine: the URL of an object store, else the path."""
+        return name_of(self.path)
+
     def __str__(self) -> str:
-        return f"{self.path}@v{self.version}"
+        return f"{self.name}@v{self.version}"
 
     def versions(self) -> list[int]:
         """Every version of this corpus, ascending."""

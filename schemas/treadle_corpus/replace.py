@@ -15,9 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from treadle_schemas.errors import NotYetSupported
+
 from treadle_corpus import _disk, _files, _versions
 from treadle_corpus.errors import CorpusInUse, CorpusLocked, CorpusMissing, TargetError
 from treadle_corpus.exports import exports, note_export
+from treadle_corpus.objects.place import name_of, place_at
 
 __all__ = ["Replacement", "is_wanted"]
 
@@ -36,8 +39,14 @@ class Replacement:
         """`new`: nothing may lie at `path`, and nothing is replaced. Otherwise nobody else writes there until the end; a writer that looks
         whether it is asked to let go has `wait_s` to do so.
 
-        Raises TargetError where something does, CorpusMissing where nothing does, CorpusLocked, CorpusUnwritable.
+        Raises NotYetSupported in an object store, TargetError where something does, CorpusMissing where nothing does, CorpusLocked,
+        CorpusUnwritable.
         """
+        if place_at(path) is not None:
+            raise NotYetSupported(
+                f"{name_of(path)}: a corpus in an object store is not made again in place; make it again elsewhere with "
+                "`treadle corpus rebuild URL --to FOLDER`, or snapshot to another prefix"
+            )
         self.path = path.resolve()
         self.fresh = self.path.with_name(f".{self.path.name}.rebuild")
         """Where to make the corpus."""

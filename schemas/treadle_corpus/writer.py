@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 from treadle_schemas.errors import FieldError
@@ -44,12 +44,17 @@ from treadle_corpus.errors import (
     CorpusError,
     CorpusFull,
     CorpusInUse,
+    CorpusLocked,
     CorpusMissing,
 )
 from treadle_corpus.manifest import Manifest
+from treadle_corpus.objects.place import place_at
 from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
 from treadle_corpus.selector import Refusal, Selector
+
+if TYPE_CHECKING:
+    from treadle_corpus.objects.publisher import Publisher
 
 __all__ = ["CorpusWriter"]
 
@@ -57,11 +62,15 @@ __all__ = ["CorpusWriter"]
 class CorpusWriter:
     """The one writer of a corpus. A context manager; leaving it lets the lock go."""
 
-    def __init__(self, path: Path, lock: _files.Lock, found: Found, policy: Policy) -> None:
+    def __init__(
+        self, path: Path, lock: _files.Lock, found: Found, policy: Policy, publisher: Publisher | None = None
+    ) -> None:
         """Use `open`."""
         self.path = path
+        """Where it is written on this machine."""
         self.policy = policy
         self._lock = lock
+        self._publisher = publisher
         self._stale = False
         self._take(found)
 
@@ -85,21 +94,33 @@ class CorpusWriter:
     ) -> CorpusWriter:
         """Open or make the corpus at `path`, and bring what an interrupted run left into order.
 
-        Raises CorpusLocked, CorpusDamaged, CorpusOutdated, CorpusFull, CorpusUnwritable, PolicyMismatch.
+        Where `path` stands for a corpus in an object store, versions are made in a folder beside it and published there.
+        Raises CorpusLocked, CorpusDamaged, CorpusOutdated, CorpusFull, CorpusUnwritable, PolicyMismatch, StoreError.
         """
-        try:
-            _files.check_marker(path)
-        except CorpusMissing:
-            pass
+        place = place_at(path)
+        if place is not None:
+            path = place.work
+        else:
+            with suppress(CorpusMissing):
+                _files.check_marker(path)  # before a lock is left there
         lock = _files.Lock(path)
+        publisher: Publisher | None = None
         try:
+            if place is not None:
+                from treadle_corpus.objects.publisher import Publisher
+
+                publisher = Publisher(place)
             fresh = Control(workspace=workspace, workspace_created_at=workspace_created_at)
-            if _files.check_marker(path) == "ready":
-                writer = cls(path, lock, recover(path, fresh), policy)
-            else:
-                writer = cls(path, lock, begin(path, fresh), policy)
-            check_owner(path, writer._control, policy, workspace, workspace_created_at, replace_policy=replace_policy)
+            there = _files.check_marker(path) == "ready"
+            found = recover(path, fresh) if there else begin(path, fresh)
+            writer = cls(path, lock, found, policy, publisher)
+            check_owner(
+                writer.name, writer._control, policy, workspace, workspace_created_at, replace_policy=replace_policy
+            )
+            writer.publish()
         except BaseException:
+            if publisher is not None:
+                publisher.close()
             lock.release()
             raise
         return writer
@@ -114,7 +135,14 @@ class CorpusWriter:
         """Let the lock go. Nothing is ever left uncommitted between two calls."""
         self._journal.close()
         self._bodies.close()
+        if self._publisher is not None:
+            self._publisher.close()
         self._lock.release()
+
+    @property
+    def name(self) -> str:
+        """What the corpus is called on every machine: the URL of an object store, else the path."""
+        return str(self.path) if self._publisher is None else self._publisher.place.url
 
     @property
     def _control(self) -> Control:
@@ -247,8 +275,10 @@ class CorpusWriter:
         2. count, and hash the lines from the first change on
         3. sync the bodies, commit rows, control and manifest together, sync
         4. write vN: from here on there is one
+        5. publish it, where it belongs to an object store
 
-        Raises CorpusFull, CorpusUnwritable; there is no new version then, and the next call makes it. Raises CorpusDamaged.
+        Raises CorpusFull, CorpusUnwritable; there is no new version then, and the next call makes it. Raises CorpusDamaged,
+        and what `publish` raises.
         """
         self._current()
         if number is not None and number <= self._control.version:
@@ -297,7 +327,16 @@ class CorpusWriter:
             _versions.write_version(self.path, self._version_file(manifest))  # 4
             self._drafts.settle(draft, members)
             self._rotate()
+        self.publish()  # 5
         return manifest
+
+    def publish(self) -> None:
+        """In an object store: publish the newest version, if it is not yet. `finish` and `open` do so; this is for when they could not.
+
+        Raises CorpusLocked where another writer took over, StoreError; the version is made, and the next call goes on.
+        """
+        if self._publisher is not None:
+            self._publisher.publish()
 
     def remove_versions(self, numbers: Iterable[int]) -> None:
         """Remove old versions, and the journals that none needs any more. Bodies stay: newer versions share them.
@@ -386,8 +425,15 @@ class CorpusWriter:
 
     def _current(self) -> None:
         """Raises CorpusError where the state in memory is not that on disk: an earlier write failed."""
+        offsets = self._control.offsets
+        if self._publisher is not None and self._publisher.lost:
+            self._publisher.regain()
+            self._recover()
+            raise CorpusLocked(
+                self.name, "another writer until now; this one has what that made, and goes on when it is run again"
+            )
+        self.publish()
         if self._stale:
-            offsets = self._control.offsets
             self._recover()
             if self._control.offsets != offsets:
                 raise CorpusFull(self.path, "an earlier write failed, and the corpus went back to its last commit")

@@ -6,6 +6,7 @@
 | TREADLE_BOOTSTRAP_SERVERS | Kafka to use; set, treadle starts none of its own | the local broker of TREADLE_HOME |
 | TREADLE_WORKSPACE | workspace of commands and recorders that name none | none |
 | TREADLE_CORPUS_ROOT | folder below which deeplake://ORG/NAME is resolved | TREADLE_HOME/corpora |
+| TREADLE_CORPUS_CACHE_BYTES | most bytes that copies of corpora in object stores may take | 21474836480 |
 | TREADLE_DISABLED | 1: recorders capture nothing | 0 |
 | TREADLE_SPOOL | folder in which recorders keep events until Kafka has them; must outlive the container | TREADLE_HOME/spool |
 | TREADLE_SPOOL_BYTES | most bytes that one workspace's spool may take | 4294967296 |
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from treadle_schemas.errors import SettingError
+from treadle_schemas.home import home_folder
 
 __all__ = ["Settings", "bootstrap_file"]
 
@@ -60,7 +62,7 @@ class Settings:
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read the environment. Raises SettingError naming the variable."""
         env = os.environ if environ is None else environ
-        home = Path(env.get("TREADLE_HOME") or _data_home(env)).expanduser().absolute()
+        home = home_folder(env)
         disabled = env.get("TREADLE_DISABLED", "0").lower()
         if disabled not in ("", "0", "1", "true", "false"):
             raise SettingError(f"TREADLE_DISABLED={disabled!r}: expected 0 or 1")
@@ -109,7 +111,3 @@ class Settings:
 def bootstrap_file(home: Path) -> Path:
     """The file in which the local broker announces its address: JSON with `bootstrap_servers`."""
     return home / "run" / "broker.json"
-
-
-def _data_home(env: Mapping[str, str]) -> Path:
-    return Path(env.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "treadle"

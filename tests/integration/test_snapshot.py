@@ -364,10 +364,42 @@ def test_snapshot_show_and_export_by_command(log: Log, tmp_path: Path, command: 
     assert list(tmp_path.glob("*.part")) == []
 
 
+def test_a_corpus_in_an_object_store_by_command_here_and_from_an_empty_home(
+    log: Log, bucket: str, tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    url = f"{bucket}/corpora/wins"
+    log.graded(*(graded(f"i-{n}", reward=float(n % 2)) for n in range(4)))
+    made = command("policy", "create", log.name, "wins", "--filter", "reward > 0", "--to", url, "--manual")
+    assert made.exit_code == 0, made.output
+    done = command("snapshot", log.name, "--policy", "wins", "--wait", "10s")
+    assert done.stdout.startswith(f"{url}@v1  selected 2  rejected 2  ")
+    assert [record.corpus for record in log.announced()] == [url]
+    log.graded(graded("i-1", revision=2, reward=5.0), graded("i-7", reward=1.0))
+    elsewhere = ("--home", str(tmp_path / "elsewhere"))
+    report = json.loads(command(*elsewhere, "snapshot", log.name, "--policy", "wins", "--wait", "10s", "--json").stdout)
+    assert (report["corpus"], report["version"], report["added"], report["updated"]) == (url, 2, 1, 1)
+    assert (tmp_path / "elsewhere" / "corpora-objects").is_dir()
+    assert json.loads(command("corpus", "show", url, "--json").stdout)["rows"] == 3
+    listed = json.loads(command("corpus", "list", bucket, "--json").stdout)
+    assert [(e["corpus"], e["version"], e["rows"]) for e in listed] == [(url, 2, 3)]
+    assert command("corpus", "log", url).stdout.splitlines()[1].startswith("v1  ")
+    assert command("corpus", "tag", f"{url}@v1", "golden").stdout == f"{url}@golden is v1\n"
+    compared = command("corpus", "diff", f"{url}@golden", "@v2").stdout
+    assert compared.startswith(f"{url}@v1 to v2: added 1, removed 0, updated 1\n")
+    verified = command("corpus", "verify", url, "--all", "--from-log")
+    assert verified.exit_code == 0, verified.output
+    sft = command("corpus", "export", f"{url}@v2", "--view", "sft").stdout.splitlines()
+    assert [json.loads(line)["interaction_id"] for line in sft] == ["i-1", "i-3", "i-7"]
+    refused = command("corpus", "rebuild", url)
+    assert (refused.exit_code, "rebuild URL --to FOLDER" in refused.output) == (2, True)
+    assert command("corpus", "rebuild", url, "--to", str(tmp_path / "again")).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["snapshot", "WS", "--to", "s3://bucket/x"], 2, "cannot be written yet"),
+        (["snapshot", "WS", "--to", "al://org/x"], 2, "cannot be written yet"),
+        (["snapshot", "WS", "--to", "gs://bucket/x"], 2, "needs gcsfs"),
         (["snapshot", "WS", "--filter", "reward >"], 2, "cannot be read"),
         (["snapshot", "no-such-workspace"], 1, "does not exist"),
         (["corpus", "show", "/nowhere/at/all"], 1, "no corpus is there"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import treadle_corpus
-from treadle_corpus import CorpusRef, TargetError, VersionMissing, parse_ref, pass_hat, resolve_target
+from treadle_corpus import CorpusRef, TargetError, VersionMissing, name_of, parse_ref, pass_hat, resolve_target
 from treadle_schemas.errors import NotYetSupported
 
 ROOT = Path("/corpora")
@@ -32,15 +32,46 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert resolve_target("c", ROOT) == tmp_path / "c"
 
 
-@pytest.mark.parametrize("text", ["s3://bucket/c", "al://org/c", "gs://b/c", "S3://x"])
-def test_remote_stores_are_not_yet_supported_and_say_why(text: str) -> None:
+def test_an_object_store_has_one_folder_here_however_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TREADLE_HOME", str(tmp_path))
+    path = resolve_target("s3://bucket/a/b", ROOT)
+    assert path.parent == tmp_path / "corpora-objects"
+    assert resolve_target("S3://bucket/a/b/", ROOT) == path
+    assert resolve_target("s3://bucket/a-b", ROOT) != path
+    assert name_of(path) == "s3://bucket/a/b"
+    assert str(parse_ref("s3://bucket/a/b@v3", ROOT)) == "s3://bucket/a/b@v3"
+    assert parse_ref("s3://bucket/a/b@v3", ROOT) == CorpusRef(path, 3)
+
+
+def test_activeloop_storage_is_not_yet_supported_and_says_why() -> None:
     with pytest.raises(NotYetSupported, match="deeplake://ORG/NAME"):
-        resolve_target(text, ROOT)
+        resolve_target("al://org/c", ROOT)
+
+
+def test_a_store_whose_package_is_missing_names_it() -> None:
+    with pytest.raises(TargetError, match="gcsfs"):
+        resolve_target("gs://b/c", ROOT)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "ftp://x/y", "deeplake://org", "deeplake://org/a/b", "deeplake://../x", "deeplake://org/..", "a\0b"],
+    [
+        "",
+        " ",
+        "ftp://x/y",
+        "s3://",
+        "s3:///x",
+        "s3://b//x",
+        "s3://key:secret@b/x",
+        "s3://b/../x",
+        "deeplake://org",
+        "deeplake://org/a/b",
+        "deeplake://../x",
+        "deeplake://org/..",
+        "a\0b",
+    ],
 )
 def test_what_is_no_target_is_refused(text: str) -> None:
     with pytest.raises(TargetError):

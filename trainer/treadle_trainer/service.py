@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from treadle.errors import LogError
 from treadle.log import Admin, Record, TailReader
-from treadle_corpus import CorpusRef
+from treadle_corpus import CorpusRef, resolve_target
 from treadle_schemas import ContractError, SnapshotRecord, TreadleError
 from treadle_schemas.codec import SNAPSHOT, decode
 from treadle_schemas.topics import topic
@@ -193,7 +193,7 @@ class _Desk:
         self, policy: TrainingPolicy, snapshot: SnapshotRecord, record: Record, should_stop: Callable[[], bool]
     ) -> bool:
         """Do one turn. False where it cannot be done yet; a turn that failed is recorded and counts as done."""
-        ref = CorpusRef(Path(snapshot.corpus), snapshot.version)
+        ref = CorpusRef(resolve_target(snapshot.corpus), snapshot.version)
         context: dict[str, Any] = {
             "snapshot": {
                 "created_at": snapshot.created_at,

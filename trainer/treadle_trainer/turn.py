@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from treadle_corpus import Corpus, CorpusRef
+from treadle_corpus import Corpus, CorpusRef, name_of
 from treadle_schemas import ReleaseEvent, ReleaseId, Split, TreadleError, content_hash
 
 from treadle_trainer._alpha import spend_alpha
@@ -73,7 +73,7 @@ class TurnReport:
 def job_key(corpus: Corpus, policy: TrainingPolicy, label: str = "") -> str:
     """One job for one corpus version and configuration: 16 hex digits."""
     manifest = corpus.manifest
-    return content_hash([manifest.content_hash, str(corpus.path), corpus.version, policy.fingerprint, label])[:16]
+    return content_hash([manifest.content_hash, corpus.name, corpus.version, policy.fingerprint, label])[:16]
 
 
 def run_turn(
@@ -125,7 +125,7 @@ def run_turn(
         evidence={
             "job": key,
             "label": label,
-            "corpus": str(opened.path),
+            "corpus": opened.name,
             "version": opened.version,
             "content_hash": opened.manifest.content_hash,
             "method": policy.method,
@@ -321,7 +321,7 @@ def register_candidate(
         reason=f"{policy.method} on {corpus}" + (f" ({label})" if label else ""),
         parent=str(parent) if parent is not None else None,
         base=str(base),
-        corpus=str(corpus.path),
+        corpus=corpus.name,
         corpus_version=corpus.version,
         corpus_hash=corpus.manifest.content_hash,
         method=policy.method,
@@ -353,7 +353,7 @@ def model_folder(registry: Registry, release: ReleaseId) -> Path:
 
 def _named(corpus: CorpusRef | Path | str) -> dict[str, Any]:
     if isinstance(corpus, CorpusRef):
-        return {"corpus": str(corpus.path), "version": corpus.version}
+        return {"corpus": name_of(corpus.path), "version": corpus.version}
     return {"corpus": str(corpus), "version": None}
 
 

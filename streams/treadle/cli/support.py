@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import click
 from treadle_schemas.canonical import dumps
 from treadle_schemas.errors import FieldError, SettingError
+from treadle_schemas.home import home_is
 from treadle_schemas.moments import parse_duration_s
 
 from treadle.settings import Settings
@@ -92,7 +93,9 @@ def pass_settings(command: Callable[Concatenate[Settings, P], T]) -> Callable[P,
     @functools.wraps(command)
     def with_settings(*args: P.args, **kwargs: P.kwargs) -> T:
         overrides = click.get_current_context().meta.get(_OVERRIDES, {})
-        return command(Settings.load({**os.environ, **overrides}), *args, **kwargs)
+        settings = Settings.load({**os.environ, **overrides})
+        with home_is(settings.home):
+            return command(settings, *args, **kwargs)
 
     return with_settings
 

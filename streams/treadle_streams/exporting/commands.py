@@ -80,7 +80,7 @@ def export(
     if out != "-":
         _remember(found, chosen, out, len(made.lines))
     if as_json:
-        place = {"corpus": str(found.path), "version": found.version, "out": out}
+        place = {"corpus": found.name, "version": found.version, "out": out}
         echo_json({**place, **_counts(made.view), "form": form, "lines": len(made.lines), "unsaid": made.unsaid})
         return
     click.echo(f"{found}: {len(made.view):,} {view} examples from split {made.view.split}", err=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 from treadle.log import Sender, read
 from treadle_corpus import Manifest
@@ -14,10 +12,10 @@ from treadle_schemas.topics import topic
 __all__ = ["announce", "announce_if_missing"]
 
 
-def announce(servers: str, corpus: Path, manifest: Manifest) -> None:
-    """Write the record of a version and wait for its acknowledgement. Raises NotDelivered."""
+def announce(servers: str, corpus: str, manifest: Manifest) -> None:
+    """Write the record of a version, in the corpus of that name, and wait for its acknowledgement. Raises NotDelivered."""
     record = SnapshotRecord(
-        corpus=str(corpus),
+        corpus=corpus,
         version=manifest.version,
         content_hash=manifest.content_hash,
         rows=manifest.rows,
@@ -35,10 +33,10 @@ def announce(servers: str, corpus: Path, manifest: Manifest) -> None:
     sender.flush()
 
 
-def announce_if_missing(servers: str, corpus: Path, manifest: Manifest) -> bool:
+def announce_if_missing(servers: str, corpus: str, manifest: Manifest) -> bool:
     """Announce a version whose run was killed between tag and record. True where that was so."""
     for record in read(servers, topic(manifest.workspace, "snapshots"), 1):
-        if record.key != str(corpus).encode() or record.value is None:
+        if record.key != corpus.encode() or record.value is None:
             continue
         try:
             found = msgspec.json.decode(record.value, type=SnapshotRecord)

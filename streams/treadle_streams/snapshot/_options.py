@@ -100,7 +100,7 @@ _OPTIONS: Final = (
         "--to",
         "target",
         metavar="TARGET",
-        help="A folder or deeplake://ORG/NAME. Default: TREADLE_HOME/corpora/WORKSPACE/POLICY.",
+        help="A folder, deeplake://ORG/NAME or s3://BUCKET/PREFIX. Default: TREADLE_HOME/corpora/WORKSPACE/POLICY.",
     ),
 )
 

@@ -108,7 +108,7 @@ def snapshotter(
             lambda policy: target_of(settings, name, policy)[1],
             only=names,
             wait_s=wait_s,
-            ran=lambda _, report: _show(report, str(report.corpus), as_json),
+            ran=lambda _, report: _show(report, report.corpus, as_json),
             tell=_tell,
         )
         return

@@ -9,7 +9,8 @@ from typing import Any
 import click
 from treadle.cli.support import SuggestingGroup, echo_json, json_option, pass_settings
 from treadle.settings import Settings
-from treadle_corpus import Corpus, CorpusError, Manifest, parse_ref, versions
+from treadle_corpus import Corpus, CorpusError, Manifest, name_of, parse_ref, resolve_target, versions
+from treadle_corpus.objects import is_object_url, published_below
 from treadle_schemas.codec import to_json
 
 from treadle_streams.exporting.commands import export, exports_
@@ -42,7 +43,7 @@ def show(settings: Settings, ref: str, as_json: bool) -> None:
     if as_json:
         echo_json(
             {
-                "corpus": str(found.path),
+                "corpus": found.name,
                 **to_json(found.manifest),
                 "tags": found.tags(),
                 "versions": found.versions(),
@@ -59,9 +60,16 @@ def show(settings: Settings, ref: str, as_json: bool) -> None:
 @json_option
 @pass_settings
 def list_(settings: Settings, folder: str | None, as_json: bool) -> None:
-    """List the corpora below a folder, by default the corpus root and TREADLE_HOME/corpora."""
+    """List the corpora below a folder or s3://BUCKET/PREFIX, by default the corpus root and TREADLE_HOME/corpora."""
+    if folder is not None and is_object_url(folder):
+        entries = [_entry(resolve_target(url)) for url in published_below(folder)]
+        _show_entries(entries, as_json)
+        return
     roots = {settings.corpus_root, settings.home / "corpora"} if folder is None else {Path(folder).absolute()}
-    entries = [_entry(path) for root in sorted(roots) for path in _corpora(root)]
+    _show_entries([_entry(path) for root in sorted(roots) for path in _corpora(root)], as_json)
+
+
+def _show_entries(entries: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         echo_json(entries)
         return
@@ -82,7 +90,7 @@ def _corpora(root: Path) -> list[Path]:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    entry: dict[str, Any] = {"corpus": str(path), "version": None, "rows": None, "workspace": None, "problem": None}
+    entry: dict[str, Any] = {"corpus": name_of(path), "version": None, "rows": None, "workspace": None, "problem": None}
     try:
         if not versions(path):
             return {**entry, "problem": "no version yet"}

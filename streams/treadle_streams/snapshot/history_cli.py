@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 from treadle.cli.support import echo_json, json_option, pass_settings
 from treadle.settings import Settings
-from treadle_corpus import Corpus, CorpusRef, Diff, Manifest, RowChange, erasures, parse_ref, read_tags, untag
+from treadle_corpus import Corpus, CorpusRef, Diff, Manifest, RowChange, erasures, name_of, parse_ref, read_tags, untag
 from treadle_schemas.codec import to_json
 
 from treadle_streams.snapshot._erased import erasures_json, erasures_line
@@ -132,7 +132,7 @@ def verify(settings: Settings, ref: str, every: bool, from_log: bool, as_json: b
 
             verify_from_log(settings, named.path, numbers, made if as_json else None)
         elif as_json:
-            echo_json({"corpus": str(named.path), "verified": made})
+            echo_json({"corpus": named.name, "verified": made})
 
 
 @click.command()
@@ -164,11 +164,11 @@ def tag(settings: Settings, ref: str, name: str | None, delete: bool, force: boo
     if as_json:
         echo_json({"tag": name, "version": version, "deleted": delete})
     else:
-        click.echo(f"{parsed.path}@{name} is v{version}{' no more' if delete else ''}")
+        click.echo(f"{name_of(parsed.path)}@{name} is v{version}{' no more' if delete else ''}")
 
 
 def _without_version(ref: str, settings: Settings) -> str:
-    return str(parse_ref(ref, settings.corpus_root).path)
+    return name_of(parse_ref(ref, settings.corpus_root).path)
 
 
 def _version_line(made: Manifest, tags: Sequence[str]) -> str:

@@ -41,7 +41,8 @@ Tell = Callable[[str], None]
 class RunReport:
     """What a run found and did. Counts are rows."""
 
-    corpus: Path
+    corpus: str
+    """Its URL, or its path."""
     version: int | None
     """Newest version now; None where there is none yet."""
     new: bool
@@ -62,7 +63,7 @@ class RunReport:
         """For `--json`."""
         made = self.manifest
         return {
-            "corpus": str(self.corpus),
+            "corpus": self.corpus,
             "version": self.version,
             "new": self.new,
             "rows": self.rows,
@@ -151,6 +152,7 @@ class Snapshotter:
 
         Raises JoinBehind, LogMismatch, FilterError, CorpusError, LogError. Nothing needs undoing: the next run goes on.
         """
+        self.writer.publish()  # and the one before may have been cut off from the object store
         self._announce_newest()  # a run before this one may have failed at its last step
         admin = Admin(
             self._servers
@@ -167,11 +169,11 @@ class Snapshotter:
             selector, pending=pending, code_version=_code_version(), created_at=now()
         )
         if made is not None:
-            announce(self._servers, self.writer.path, made)  # 5
+            announce(self._servers, self.writer.name, made)  # 5
             self._announced = made.version
         newest = self.writer.manifest
         return RunReport(
-            corpus=self.writer.path,
+            corpus=self.writer.name,
             version=newest.version if newest else None,
             new=made is not None,
             rows=newest.rows if newest else 0,
@@ -185,7 +187,7 @@ class Snapshotter:
     def _announce_newest(self) -> None:
         newest = self.writer.manifest
         if newest is not None and newest.version != self._announced:
-            announce_if_missing(self._servers, self.writer.path, newest)
+            announce_if_missing(self._servers, self.writer.name, newest)
             self._announced = newest.version
 
     def _fold(self, ends: dict[int, int]) -> int:

@@ -12,7 +12,17 @@ from treadle.cli.support import echo_json, json_option, pass_settings, workspace
 from treadle.policies import hash_key
 from treadle.redaction import subject_hash
 from treadle.settings import Settings
-from treadle_corpus import Corpus, CorpusError, CorpusRef, RowOrigin, RowTrace, parse_ref, trace_rows, trace_subject
+from treadle_corpus import (
+    Corpus,
+    CorpusError,
+    CorpusRef,
+    RowOrigin,
+    RowTrace,
+    name_of,
+    parse_ref,
+    trace_rows,
+    trace_subject,
+)
 from treadle_schemas import Handle, HandleError, ReleaseId
 from treadle_schemas.topics import topic
 
@@ -178,7 +188,7 @@ class _Walk:
         ref = releases.ref(manifest)
         if ref is None:
             return None
-        told = {"corpus": str(ref.path), "version": ref.version, "content_hash": manifest.corpus_hash}
+        told = {"corpus": name_of(ref.path), "version": ref.version, "content_hash": manifest.corpus_hash}
         try:
             with Corpus.open(ref) as corpus:
                 same = manifest.corpus_hash in (None, corpus.manifest.content_hash)
@@ -232,7 +242,7 @@ class _Walk:
 def _version(corpus: Corpus, *, rows: bool) -> dict[str, Any]:
     made = corpus.manifest
     said = {
-        "corpus": str(corpus.path),
+        "corpus": corpus.name,
         "workspace": made.workspace,
         "version": made.version,
         "rows": made.rows,

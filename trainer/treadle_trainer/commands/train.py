@@ -140,7 +140,7 @@ def _trained(
             if any((folder / "checkpoints").glob("checkpoint-*")):
                 click.echo(f"the same command with --resume {name} goes on from its last checkpoint", err=True)
             raise
-    report: dict[str, Any] = {"corpus": str(corpus.path), "version": corpus.version, "model": str(target), **training}
+    report: dict[str, Any] = {"corpus": corpus.name, "version": corpus.version, "model": str(target), **training}
     if register:
         release = register_candidate(registry, target, corpus, policy, start, parent, training, actor="user")
         tell(settings, registry)
