@@ -39,6 +39,7 @@ from treadle_corpus.policy import Policy
 from treadle_corpus.preview import Preview
 from treadle_corpus.reader import Commit, Corpus, CorpusRow, SplitChoice, versions
 from treadle_corpus.replace import Replacement, is_wanted
+from treadle_corpus.retention import Kept, Pruned, prune_versions
 from treadle_corpus.selector import Refusal, Selector
 from treadle_corpus.target import CorpusRef, parse_ref, resolve_target
 from treadle_corpus.writer import CorpusWriter
@@ -62,12 +63,14 @@ __all__ = [
     "Diff",
     "Erasure",
     "GradedRecord",
+    "Kept",
     "Manifest",
     "ObjectDamaged",
     "PartRecord",
     "Policy",
     "PolicyMismatch",
     "Preview",
+    "Pruned",
     "Refusal",
     "Replacement",
     "RowChange",
@@ -95,6 +98,7 @@ __all__ = [
     "name_of",
     "parse_ref",
     "pass_hat",
+    "prune_versions",
     "read_parts",
     "read_record",
     "read_tags",

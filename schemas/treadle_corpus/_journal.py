@@ -135,9 +135,9 @@ def journals(path: Path) -> list[int]:
     return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
 
 
-def prune(path: Path, needed: Collection[int]) -> None:
-    """Remove the journals that no version needs. Raises CorpusUnwritable."""
-    for number in journals(path):
+def prune(path: Path, needed: Collection[int], among: Collection[int] | None = None) -> None:
+    """Remove the journals that no version needs, all or those `among` them. Raises CorpusUnwritable."""
+    for number in journals(path) if among is None else among:
         if number not in needed:
             _disk.remove(journal_file(path, number))
 

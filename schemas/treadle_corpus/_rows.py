@@ -72,7 +72,7 @@ class RowMeta(msgspec.Struct, array_like=True, kw_only=True):
     group: bytes
     append_ms: int
     line: bytes
-    """Digest of its line: what a version's content is made of."""
+    """Digest of what a version holds of it: its line, which content_hash is made of, and the feedback, which it is not."""
     sink: bytes
     twin: bytes
     decision: Decision = "undecided"
@@ -211,7 +211,7 @@ def absorb(
         reward=row.grade.reward,
         group=digest(row.split_group.encode(errors="surrogatepass")),
         append_ms=row.provenance.append_ms,
-        line=line if content is row else digest(pieces.line),
+        line=_said(row, line if content is row else digest(pieces.line)),
         sink=sink,
         twin=twin,
         status=before.status if before else "pending",
@@ -222,6 +222,11 @@ def absorb(
         rest=rest,
         sketch=before.sketch if before is not None and before.twin == twin else b"",
     )
+
+
+def _said(row: GradedRow, line: bytes) -> bytes:
+    """A late demonstration or preference changes what views make of the row, so there is a version with it."""
+    return digest(line + canonical_json(msgspec.to_builtins(row.feedback))) if row.feedback else line
 
 
 def _drop(row: GradedRow, content: GradedRow) -> Drop:

@@ -40,6 +40,7 @@ __all__ = [
     "lease",
     "read_tags",
     "read_version",
+    "reader_of",
     "remove_version",
     "set_tag",
     "tagged",
@@ -181,8 +182,31 @@ def write_version(path: Path, made: VersionFile) -> None:
     _disk.create(_version_path(path, made.manifest.version), b'{"v":%b,"sha256":"%b"}\n' % (inner, digest.encode()))
 
 
+def reader_of(path: Path, version: int) -> str | None:
+    """The process that reads a version on this machine, if one does."""
+    try:
+        opened = os.open(_version_path(path, version), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return holder(opened)
+    except OSError:
+        pass  # a file system without locks
+    finally:
+        os.close(opened)
+    return None
+
+
 def remove_version(path: Path, version: int) -> None:
-    """Remove a version that nobody reads and no tag names. Raises CorpusInUse, VersionMissing, CorpusUnwritable."""
+    """Remove a version that nobody reads and no tag names. Raises CorpusInUse, VersionMissing, CorpusUnwritable, StoreError."""
+    place = _remote(path)
+    if place is not None:
+        from treadle_corpus.objects.history import remove_published
+
+        remove_published(place.store, version)
+        return
     named = [name for name, number in read_tags(path).items() if number == version]
     if named:
         raise CorpusInUse(path, version, f"the tag {named[0]!r} names it; `treadle corpus tag --delete` takes it away")

@@ -13,8 +13,8 @@ from treadle_corpus._rows import Key, RowMeta
 
 __all__ = ["Change", "Diff", "RowChange", "difference"]
 
-Change = Literal["reward", "metrics", "split", "messages", "tools", "task_id"]
-"""A part of a row's content."""
+Change = Literal["reward", "metrics", "split", "messages", "tools", "task_id", "feedback"]
+"""A part of what a version holds of a row."""
 _BLOCK: int = 500
 
 
@@ -82,6 +82,8 @@ def _change(before: GradedRow, after: GradedRow) -> RowChange:
     for field in fields:
         if canonical_json(before.interaction.get(field)) != canonical_json(after.interaction.get(field)):
             changed.append(field)
+    if before.feedback != after.feedback:
+        changed.append("feedback")
     return RowChange(
         episode_id=after.episode_id,
         interaction_id=after.interaction_id,

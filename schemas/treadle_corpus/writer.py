@@ -347,7 +347,10 @@ class CorpusWriter:
         for number in numbers:
             if number == self._control.version:
                 raise CorpusInUse(self.path, number, "it is the newest one")
-            _versions.remove_version(self.path, number)
+            if self._publisher is None:
+                _versions.remove_version(self.path, number)
+            else:
+                _versions.remove_version(self._publisher.place.cache, number)
         needed = {_versions.read_version(self.path, number).journal for number in _versions.versions(self.path)}
         prune(self.path, needed | {self._journal.number})
 

@@ -16,7 +16,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from treadle.cli import main
 from treadle.log import Sender
-from treadle_corpus import Corpus, CorpusInUse, CorpusLocked, CorpusWriter, GradedRecord, Policy, TargetError
+from treadle_corpus import Corpus, CorpusInUse, CorpusLocked, CorpusWriter, GradedRecord, Policy, TargetError, versions
 from treadle_corpus.testing import graded
 from treadle_schemas import ReleaseId
 from treadle_schemas.canonical import canonical_json
@@ -296,6 +296,21 @@ def releases(world: World) -> list[ReleaseId]:
     made.append(registry.register(prompt="be kind"))
     registry.promote(made[1], expect=None, reason="better")
     return made
+
+
+def test_pruning_leaves_the_versions_of_releases_and_names_them(
+    world: World, releases: list[ReleaseId], command: Command
+) -> None:
+    there = versions(world.corpus)
+    would = json.loads(command(world.home, "corpus", "prune", world.corpus, "--keep", 1, "--dry-run", "--json").stdout)
+    kept = {one["version"]: one["reason"] for one in would["kept"]}
+    assert kept == {n: f"release {releases[n - 1]} was trained on it" for n in (1, 2)}
+    assert would["removed"] == [n for n in there[:-1] if n > 2]
+    young = command(world.home, "corpus", "prune", world.corpus, "--keep", 1, "--older-than", "1h")
+    assert young.stdout == f"{world.corpus}: 0 versions removed, {len(there)} left\n"
+    assert versions(world.corpus) == there
+    assert command(world.home, "corpus", "prune", world.corpus).exit_code == 2
+    assert command(world.home, "corpus", "prune", f"{world.corpus}@v1", "--keep", 1).exit_code == 2
 
 
 def test_lineage_goes_from_a_release_to_offsets_and_outcomes_and_back(

@@ -33,12 +33,13 @@ from treadle_corpus import (
     _bodies,
     _journal,
     parse_ref,
+    prune_versions,
     resolve_target,
     set_tag,
     untag,
     versions,
 )
-from treadle_corpus.objects import ObjectStore, fetch_folder, lease, place_at, publish_folder, store
+from treadle_corpus.objects import ObjectStore, fetch_folder, history, lease, place_at, publish_folder, store
 from treadle_corpus.objects.cache import evict
 from treadle_corpus.objects.layout import object_name, read_piece
 from treadle_corpus.objects.published import FORMAT_VERSION, published_version, published_versions
@@ -357,6 +358,30 @@ def test_readers_of_many_processes_share_one_cache(url: str, small: None) -> Non
         for n in (6, 6, 5)
     ]
     assert [reader.communicate(timeout=60)[0].strip() for reader in readers] == ["18", "18", "15"]
+
+
+def test_a_removed_version_is_gone_for_everybody_and_its_number_is_not_used_again(
+    url: str, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(6):
+        run(url, batch(n))
+    there, path = ObjectStore(url), resolve_target(url)
+    with Corpus.open(f"{url}@v2") as fetched:
+        fetched.verify()
+    set_tag(path, "golden", 3)
+    made = prune_versions(path, keep=2)
+    assert (made.removed, [(one.version, one.reason) for one in made.kept]) == ([1, 2, 4], [(3, "tag golden")])
+    with pytest.raises(VersionMissing, match="there are v3, v5, v6"):
+        Corpus.open(f"{url}@v2")
+    objects = len(there.names("objects"))
+    monkeypatch.setattr(history, "SWEEP_AFTER_S", -60.0)
+    prune_versions(path, keep=1)
+    assert len(there.names("objects")) < objects
+    another_machine(monkeypatch, tmp_path)
+    assert list(seen(url)) == [3, 6]
+    assert not there.create("versions/v5.json", b"a writer that lost its right")
+    assert run(url, batch(6)) is not None
+    assert list(seen(url)) == [3, 6, 7]
 
 
 # --- folders ------------------------------------------------------------------------------------------------------------------

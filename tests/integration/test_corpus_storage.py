@@ -27,6 +27,7 @@ from treadle_corpus import (
     VersionMissing,
     _bodies,
     _journal,
+    prune_versions,
     set_tag,
     untag,
     versions,
@@ -372,6 +373,40 @@ def test_a_version_that_a_process_reads_is_not_removed_and_the_refusal_names_the
     with pytest.raises(VersionMissing):
         Corpus.open(f"{many}@v3")
     for number in versions(many):
+        Corpus.open(f"{many}@v{number}").verify()
+
+
+def test_pruning_keeps_what_is_wanted_and_says_why(many: Path) -> None:
+    set_tag(many, "golden", 4)
+    process = subprocess.Popen(
+        [sys.executable, "-c", READER, f"{many}@v6"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    _until_ready(process)
+    journals = len(list((many / "index").iterdir()))
+    with pytest.raises(ValueError, match="how many versions"):
+        prune_versions(many)
+    would = prune_versions(many, keep=3, held={8: "release shop/main/r1 was trained on it"}, dry_run=True)
+    assert versions(many) == list(range(1, 13))
+    with writer(many) as corpus:  # a snapshotter goes on meanwhile
+        corpus.apply([graded("new")], {0: 1000}, 0)
+        made = prune_versions(many, keep=3, held={8: "release shop/main/r1 was trained on it"})
+        corpus.finish(SelectAll())
+    assert made == would
+    assert made.removed == [1, 2, 3, 5, 7, 9]
+    assert [(one.version, one.reason.partition(" (")[0]) for one in made.kept] == [
+        (4, "tag golden"),
+        (6, f"process {process.pid}"),
+        (8, "release shop/main/r1 was trained on it"),
+    ]
+    process.communicate("go\n", timeout=60)
+    assert versions(many) == [4, 6, 8, 10, 11, 12, 13]
+    assert prune_versions(many, before="2100-01-01T00:00:00Z", keep=2).removed == [6, 8, 10, 11]
+    assert [(one.version, one.reason) for one in prune_versions(many, before="2100-01-01T00:00:00Z").kept] == [
+        (4, "tag golden"),
+        (13, "it is the newest one"),
+    ]
+    assert len(list((many / "index").iterdir())) < journals
+    for number in (4, 13):
         Corpus.open(f"{many}@v{number}").verify()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import time
+from typing import Final
 
 import msgspec
 
 from treadle_corpus._bodies import Seal
 from treadle_corpus.errors import CorpusInUse, TagMissing, TagTaken
-from treadle_corpus.objects.layout import object_name, read_piece
+from treadle_corpus.objects.layout import read_piece
 from treadle_corpus.objects.published import (
     TOMBSTONE,
     published_tags,
@@ -21,6 +22,10 @@ from treadle_corpus.objects.published import (
 from treadle_corpus.objects.store import ObjectStore
 
 __all__ = ["put_tag", "remove_published", "remove_tag", "sweep"]
+
+
+SWEEP_AFTER_S: Final = 24 * 3600.0
+"""Longer than any publishing takes: what it has put before its version is there is needed by none."""
 
 
 def put_tag(store: ObjectStore, name: str, version: int, *, force: bool = False) -> None:
@@ -63,7 +68,11 @@ def remove_published(store: ObjectStore, version: int) -> None:
 
 
 def sweep(store: ObjectStore) -> int:
-    """Delete the objects that no version needs; how many. Only for whoever holds the lease of the writer. Raises StoreError."""
+    """Delete the objects that no version needs, a day after they were put; how many. Raises StoreError.
+
+    A writer may publish meanwhile: whatever its version is made of was needed by the version before it, or is put anew.
+    """
+    old = store.names_before("objects", time.time() - SWEEP_AFTER_S)
     needed: set[str] = set()
     seals: dict[str, set[str]] = {}
     for version in published_versions(store):
@@ -74,12 +83,7 @@ def sweep(store: ObjectStore) -> int:
                 seal = msgspec.json.decode(read_piece(store, piece), type=Seal)
                 seals[piece.sha256] = {sha256 for _, sha256 in seal.files.values()}
     needed |= seals.keys() | {sha256 for files in seals.values() for sha256 in files}
-    return _delete(store, (name for name in store.names("objects") if name not in {object_name(sha) for sha in needed}))
-
-
-def _delete(store: ObjectStore, names: Iterable[str]) -> int:
-    count = 0
-    for name in list(names):
+    unneeded = [name for name in old if name.removeprefix("objects/") not in needed]
+    for name in unneeded:
         store.delete(name)
-        count += 1
-    return count
+    return len(unneeded)

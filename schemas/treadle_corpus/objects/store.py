@@ -107,6 +107,19 @@ class ObjectStore:
             found = self._fs.find(top)
         return sorted(name.removeprefix(f"{self._root}/") for name in found)
 
+    def names_before(self, folder: str, time_s: float) -> list[str]:
+        """Names of the objects below a folder that were put before a time, seconds since the epoch. Raises StoreError."""
+        with self._talking(folder):
+            found = self._fs.find(f"{self._root}/{folder}", detail=True)
+        old: list[str] = []
+        for name, said in found.items():
+            put_at = next(
+                (said[key] for key in ("LastModified", "mtime", "updated", "last_modified") if key in said), None
+            )
+            if put_at is not None and put_at.timestamp() < time_s:
+                old.append(name.removeprefix(f"{self._root}/"))
+        return sorted(old)
+
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders in a folder, sorted; relative to the store. Raises StoreError."""
         try:

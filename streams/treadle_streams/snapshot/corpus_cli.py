@@ -1,4 +1,4 @@
-"""`treadle corpus list|show|log|diff|verify|tag|rebuild|export|exports`."""
+"""`treadle corpus list|show|log|diff|verify|tag|prune|rebuild|export|exports`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from treadle_streams.exporting.commands import export, exports_
 from treadle_streams.snapshot._erased import erasures_json
 from treadle_streams.snapshot.history_cli import diff, log, tag, verify
 from treadle_streams.snapshot.proof_cli import rebuild
+from treadle_streams.snapshot.prune_cli import prune
 
 __all__ = ["corpus"]
 
@@ -26,7 +27,7 @@ def corpus() -> None:
     """Look into corpora, compare, name and prove their versions, and export views of them."""
 
 
-for _command in (export, exports_, log, diff, verify, tag, rebuild):
+for _command in (export, exports_, log, diff, verify, tag, prune, rebuild):
     corpus.add_command(_command)
 
 
