@@ -8,6 +8,7 @@ import msgspec
 
 from treadle_schemas.events import Rights
 from treadle_schemas.split import Side
+from treadle_schemas.traffic import Traffic
 
 __all__ = [
     "Announcement",
@@ -177,7 +178,24 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
 class ReleaseEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What the registry decided, on `.releases`. `sequence` is the position in the registry's audit log of that slot."""
 
-    event: Literal["registered", "promoted", "rejected", "not_enough_evidence", "rolled_back", "quarantined", "failed"]
+    event: Literal[
+        "registered",
+        "promoted",
+        "rejected",
+        "not_enough_evidence",
+        "rolled_back",
+        "quarantined",
+        "failed",
+        "admitted",
+        "withdrawn",
+        "awaiting_approval",
+        "approved",
+        "controlled",
+        "pinned",
+        "unpinned",
+        "exported",
+        "collected",
+    ]
     slot: str
     release: str | None
     previous: str | None = None
@@ -187,6 +205,8 @@ class ReleaseEvent(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     sequence: int
     evidence: dict[str, Any] = {}
+    traffic: Traffic | None = None
+    """Who serves what after this event. Null in events of treadle 0.1: then the champion serves everything."""
 
 
 def row_content(row: GradedRow) -> dict[str, Any]:

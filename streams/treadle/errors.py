@@ -12,10 +12,13 @@ TreadleError (treadle_schemas.errors)
     ├── SpoolFull            the spool reached its bound, or the disk is full
     ├── SpoolUnwritable      the spool's folder cannot be written; events go straight to Kafka
     ├── RedactionRefused     the PII policy refuses events that hold what this one held
+    ├── ReleaseUnusable      a release is not there, or a file of it is not what its manifest says
     └── MissingExtra         a command needs a package that this installation lacks
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from treadle_schemas.errors import TreadleError
 
@@ -27,6 +30,7 @@ __all__ = [
     "QueueFull",
     "RecorderClosed",
     "RedactionRefused",
+    "ReleaseUnusable",
     "SdkError",
     "SpoolFull",
     "SpoolUnwritable",
@@ -105,6 +109,15 @@ class RedactionRefused(SdkError):
             "take it out before recording, or change the action with `treadle workspace set`"
         )
         self.kind = kind
+
+
+class ReleaseUnusable(SdkError):
+    """A release must not be loaded. `path` is the file or folder that is wrong; `missing`: it is not there (yet)."""
+
+    def __init__(self, path: Path, problem: str, *, missing: bool = False) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.missing = missing
 
 
 class MissingExtra(SdkError):

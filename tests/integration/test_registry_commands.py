@@ -122,3 +122,48 @@ def test_every_command_has_help(command: str) -> None:
     result = treadle(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Options:" in result.stdout
+
+
+def test_a_person_approves_what_waits_and_rejects_what_does_not_please(model: Path, home: Path) -> None:
+    treadle("release", "register", "shop", model, "--promote")
+    registry = Registry(home / "registry", "shop")
+    for _ in range(3):
+        waiting = registry.register(model)
+        evidence = {"gate": {"decision": "promote"}, "evaluation": {"against": "shop/main/r0"}}
+        registry.note("awaiting_approval", waiting, actor="trainer", reason="better by +0.1", evidence=evidence)
+    early = treadle("release", "approve", "shop/main/r0", "--reason", "ok")
+    assert (early.exit_code, "does not wait for approval" in early.stderr) == (3, True)
+    event = data("release", "approve", "shop/main/r1", "--reason", "reviewed")
+    assert (event["event"], event["champion"], event["actor"]) == ("promoted", "shop/main/r1", "user")
+    assert [e.event for e in registry.events()][-2:] == ["approved", "promoted"]
+    stale = treadle("release", "approve", "shop/main/r2", "--reason", "this too")
+    assert (stale.exit_code, "someone moved it first" in stale.stderr) == (1, True)  # it was compared with r0
+    assert data("release", "reject", "shop/main/r3", "--reason", "rude", "--quarantine")["event"] == "rejected"
+    assert treadle("release", "promote", "shop/main/r3", "--reason", "x", "--yes").exit_code == 3
+    assert treadle("release", "reject", "shop/main/r1", "--reason", "x").exit_code == 1  # the champion
+
+
+def test_canary_control_pin_export_and_gc_by_hand(model: Path, home: Path, tmp_path: Path) -> None:
+    treadle("release", "register", "shop", model, "--promote")
+    treadle("release", "register", "shop", model, "--adapter", "shop/main/r0", "--sampling", '{"temperature": 0.2}')
+    manifest = data("release", "show", "shop/main/r1")
+    assert (manifest["kind"], manifest["sampling"]) == ("adapter", {"temperature": 0.2})
+    assert manifest["base"] == str(home / "registry" / "shop" / "main" / "r0")
+    assert treadle("release", "register", "shop", model, "--sampling", "[1]").exit_code == 2
+    assert data("release", "canary", "shop/main/r1", "--share", "0.2", "--reason", "try")["event"] == "admitted"
+    assert data("release", "control", "shop/main/r0", "--reason", "measure")["evidence"] == {"share": 0.02}
+    assert "~ shop/main/r1" in treadle("release", "list").stdout
+    for _ in range(3):
+        name = data("release", "register", "shop", model)["release"]
+        treadle("release", "reject", name, "--reason", "no")
+    treadle("release", "pin", "shop/main/r2", "--reason", "paper")
+    assert data("release", "export", "shop/main/r2", tmp_path / "out")["files"] == 1
+    assert treadle("release", "export", "shop/main/r2", tmp_path / "out").exit_code == 1
+    plan = data("release", "gc", "shop", "--keep", 1, "--dry-run")
+    assert (plan["found"], plan["deleted"]) == (["shop/main/r3"], [])
+    done = treadle("release", "gc", "shop", "--keep", 1, "--yes")
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "deleted 1 bytes of 1 releases")
+    assert data("release", "show", "shop/main/r3")["collected"] is True
+    assert data("release", "reject", "shop/main/r1", "--reason", "slow")["event"] == "withdrawn"
+    assert data("release", "control", "--off", "-w", "shop", "--reason", "enough")["event"] == "controlled"
+    assert treadle("release", "gc", "shop", "--budget", "lots").exit_code == 2

@@ -7,6 +7,9 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # Forks a child for each point at which a change touches the disk, lets it die there without any clean-up, and looks at what is left.
 _CRASHES = textwrap.dedent(
@@ -19,7 +22,7 @@ _CRASHES = textwrap.dedent(
     model = root / "model"
     model.mkdir(parents=True)
     (model / "weights").write_bytes(b"w" * 1000)
-    TOUCHES = ("fsync", "replace", "rename", "write", "open")
+    TOUCHES = ("fsync", "replace", "rename", "write", "open", "unlink", "rmdir")
 
     def prepared(name):
         registry = Registry(root / name, "shop")
@@ -27,6 +30,10 @@ _CRASHES = textwrap.dedent(
             release = registry.register(model)
             registry.promote(release, expect=registry.champion, reason=f"r{n}")
         registry.register(model)
+        if operation == "withdraw":
+            registry.admit(registry.id(3), share=0.1, expect=registry.champion, reason="try")
+        if operation == "collect":
+            registry.reject(registry.id(3), reason="worse")
         return registry
 
     def act(registry):
@@ -34,6 +41,18 @@ _CRASHES = textwrap.dedent(
             registry.register(model)
         elif operation == "promote":
             registry.promote(registry.id(3), expect=registry.champion, reason="better")
+        elif operation == "approve":
+            registry.promote(registry.id(3), expect=registry.champion, reason="better", approval=True)
+        elif operation == "admit":
+            registry.admit(registry.id(3), share=0.1, expect=registry.champion, reason="try")
+        elif operation == "withdraw":
+            registry.withdraw("bad", quarantine=True)
+        elif operation == "control":
+            registry.set_control(registry.id(0), reason="measure")
+        elif operation == "pin":
+            registry.pin(registry.id(3), reason="keep")
+        elif operation == "collect":
+            registry.collect([registry.id(3)], reason="old")
         else:
             registry.rollback("bad", expect=registry.champion)
 
@@ -58,12 +77,19 @@ _CRASHES = textwrap.dedent(
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         # what a reader sees at once, without the lock
-        before_open = registry.aliases.champion
+        seen = registry.aliases
+        before_open = seen.champion
         again = Registry(root / f"{operation}-{point}", "shop")
         events = again.events()
         told = next(e.champion for e in reversed(events) if e.event in ("promoted", "rolled_back"))
+        gone = []
         for manifest in again.releases():
-            again.verify(again.id(int(manifest.release.rpartition("/r")[2])))
+            which = again.id(int(manifest.release.rpartition("/r")[2]))
+            if again.collected(which):
+                gone.append([which.number, sorted(p.name for p in again.folder(which).iterdir())])
+            else:
+                again.verify(which)
+        newest = next(e for e in reversed(events) if e.event != "registered")
         print(json.dumps({
             "code": code,
             "before_open": before_open,
@@ -73,6 +99,11 @@ _CRASHES = textwrap.dedent(
             "registered": sum(e.event == "registered" for e in events),
             "sequences": [e.sequence for e in events] == list(range(len(events))),
             "quarantined": sorted(again.aliases.quarantined),
+            "alias": [again.aliases.canary, again.aliases.control, sorted(again.aliases.pins)],
+            "alias_before_open": [seen.canary, seen.control, sorted(seen.pins)],
+            "traffic_told": newest.traffic == again.traffic(),
+            "gone": gone,
+            "newest": newest.event,
             "next": str(again.register(model)),
         }))
         if code == 0:
@@ -97,6 +128,8 @@ def _crash_everywhere(tmp_path: Path, operation: str) -> list[dict[str, object]]
     for state in seen:
         assert state["sequences"], state
         assert state["before_open"] == state["champion"], state
+        assert state["alias_before_open"] == state["alias"], state
+        assert state["traffic_told"], state
         assert state["told"] == f"shop/main/r{state['champion']}", state
         assert state["registered"] == state["releases"], state
     return seen
@@ -117,6 +150,32 @@ def test_a_crash_at_any_step_of_a_registration_leaves_a_whole_release_or_none(tm
     seen = _crash_everywhere(tmp_path, "register")
     assert {s["releases"] for s in seen} == {4, 5}
     assert all(s["next"] == f"shop/main/r{s['releases']}" for s in seen)
+
+
+@pytest.mark.parametrize(
+    ("operation", "before", "after"),
+    [
+        ("approve", (2, [None, None, []], "promoted"), (3, [None, None, []], "promoted")),
+        ("admit", (2, [None, None, []], "promoted"), (2, [3, None, []], "admitted")),
+        ("withdraw", (2, [3, None, []], "admitted"), (2, [None, None, []], "withdrawn")),
+        ("control", (2, [None, None, []], "promoted"), (2, [None, 0, []], "controlled")),
+        ("pin", (2, [None, None, []], "promoted"), (2, [None, None, ["3"]], "pinned")),
+    ],
+)
+def test_a_crash_at_any_step_of_another_move_leaves_all_or_nothing_of_it(
+    tmp_path: Path, operation: str, before: tuple[Any, ...], after: tuple[Any, ...]
+) -> None:
+    states = [(s["champion"], s["alias"], s["newest"]) for s in _crash_everywhere(tmp_path, operation)]
+    assert states == [before] * states.count(before) + [after] * states.count(after)
+    assert states.count(before) > 0 < states.count(after)
+
+
+def test_a_crash_at_any_step_of_a_collection_leaves_a_whole_release_or_its_manifest(tmp_path: Path) -> None:
+    seen = _crash_everywhere(tmp_path, "collect")
+    states = [(s["newest"], s["gone"]) for s in seen]
+    whole, collected = ("rejected", []), ("collected", [[3, [".collected", "manifest.json"]]])
+    assert states == [whole] * states.count(whole) + [collected] * states.count(collected)
+    assert states.count(whole) > 0 < states.count(collected)
 
 
 _RACER = textwrap.dedent(

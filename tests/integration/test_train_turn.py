@@ -15,7 +15,7 @@ from treadle_corpus import Corpus, CorpusWriter, Policy
 from treadle_corpus.testing import SelectAll, graded
 from treadle_schemas import NotYetSupported, ReleaseId, Split
 from treadle_trainer.data import newest, only_train
-from treadle_trainer.errors import DataRefused, JobStopped, NoChampion
+from treadle_trainer.errors import DataRefused, EvaluationFailed, JobStopped, NoChampion
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.policy import GatePolicy, TrainingPolicy
 from treadle_trainer.registry import Registry
@@ -203,18 +203,41 @@ def test_the_same_spec_gives_the_same_weights(
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_without_an_environment_likelihood_alone_does_not_promote(
+def test_without_an_environment_likelihood_alone_admits_to_a_canary(
     registry: Registry, corpora: dict[str, Path], runner: JobRunner
 ) -> None:
-    policy = POLICY.changed({"environment": None, "gate.min_tasks": 10})
+    policy = POLICY.changed({"environment": None, "gate.min_tasks": 10, "gate.slices": ["model"]})
     report = run_turn(corpora["clean"], policy, registry, split=SPLIT, runner=runner)
-    assert (report.decision, report.verdict) == ("not_enough_evidence", "promote")
-    assert "does not promote" in report.reason
+    assert (report.decision, report.verdict) == ("admitted", "canary")
+    assert "live rewards decide" in report.reason
     assert report.evidence["evaluation"]["kind"] == "logged"
     assert report.evidence["gate"]["alpha"] == pytest.approx(0.025)  # the same rows will judge again
-    assert str(registry.champion) == "shop/main/r0"
+    assert [check["name"] for check in report.evidence["gate"]["checks"]] == ["model="]
+    assert (str(registry.champion), registry.canary) == ("shop/main/r0", report.candidate)
+    assert run_turn(corpora["clean"], policy, registry, split=SPLIT, runner=runner).repeated
+    other = run_turn(corpora["clean"], policy.changed({"seed": 2}), registry, split=SPLIT, runner=runner)
+    assert (other.decision, other.verdict) == ("not_enough_evidence", "canary")
+    assert "is still on trial" in other.reason
+    registry.withdraw("enough of it")
     allowed = policy.changed({"allow_offline_promotion": True})
     assert run_turn(corpora["clean"], allowed, registry, split=SPLIT, runner=runner).decision == "promoted"
+
+
+def test_a_policy_may_ask_a_person_or_the_live_traffic_first(
+    registry: Registry, corpora: dict[str, Path], runner: JobRunner
+) -> None:
+    guarded = POLICY.changed({"promotion": "approval", "gate.guards.length": {"tolerance": 5, "direction": "minimise"}})
+    asked = run_turn(corpora["clean"], guarded, registry, split=SPLIT, runner=runner)
+    assert (asked.decision, asked.verdict) == ("awaiting_approval", "promote"), asked.reason
+    assert [check["name"] for check in asked.evidence["gate"]["checks"]] == ["length"]
+    assert str(registry.champion) == "shop/main/r0"
+    # the same job: only what follows the gate is another, so nothing is decided twice
+    tried = run_turn(corpora["clean"], guarded.changed({"promotion": "canary"}), registry, split=SPLIT, runner=runner)
+    assert tried.repeated
+    other = guarded.changed({"promotion": "canary", "seed": 3})
+    assert run_turn(corpora["clean"], other, registry, split=SPLIT, runner=runner).decision == "admitted"
+    with pytest.raises(EvaluationFailed, match="names the metric 'speed', but the evaluation gave: length, valid"):
+        run_turn(corpora["clean"], POLICY.changed({"gate.guards.speed": {}}), registry, split=SPLIT, runner=runner)
 
 
 def test_a_turn_that_fails_is_recorded_with_its_reason(

@@ -97,7 +97,7 @@ class World:
 
 @pytest.fixture
 def world(broker: str, workspace_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
     return World(broker, workspace_name, tmp_path)
 
 

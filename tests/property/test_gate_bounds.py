@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treadle_trainer.gate import AlphaLedger, decide
+from treadle_trainer.gate import GenerationLedger, decide
 
 _SCORES = st.lists(
     st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 120)),
@@ -42,15 +42,22 @@ def test_the_order_of_rows_within_tasks_does_not_matter(rows: list[tuple[float, 
     assert judged(shuffled) == judged(rows)
 
 
-@settings(max_examples=100)
-@given(st.lists(st.tuples(st.sampled_from("gh"), st.sampled_from("abcdef"), st.booleans()), max_size=30))
-def test_no_generation_ever_gives_more_than_alpha(decisions: list[tuple[str, str, bool]]) -> None:
-    ledger = AlphaLedger()
-    for generation, key, whole in decisions:
-        ledger, share = ledger.spend(generation, key, 0.05, whole=whole)
-        assert share >= 0
-    for given_ in ledger.spent.values():
-        assert sum(share for _, share in given_) <= 0.05 + 1e-12
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 12), st.booleans()), max_size=30), st.integers(1, 4)
+)
+def test_no_group_ever_judges_with_more_than_alpha(decisions: list[tuple[str, int, bool]], min_groups: int) -> None:
+    ledger, used = GenerationLedger(), dict[str, dict[str, float]]()
+    for key, n, whole in decisions:
+        if whole:
+            ledger = ledger.spend_whole(f"fresh-{key}", 0.05).ledger
+            continue
+        ledger, alpha, groups = ledger.spend(key, [str(i) for i in range(n)], 0.05, min_groups=min_groups)
+        if len(groups) >= min_groups:
+            for group in groups:
+                used.setdefault(group, {})[key] = alpha
+    for shares in used.values():  # over everything that any one group was ever used for
+        assert sum(shares.values()) <= 0.05 + 1e-12
 
 
 def _share(decision: str, differing: float, effect: float, tasks: int, attempts: int, runs: int) -> float:

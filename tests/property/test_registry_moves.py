@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from treadle_schemas.traffic import Traffic
 from treadle_trainer.errors import NoChampion, NoPredecessor, RegistryError
 from treadle_trainer.registry import Aliases, Registry
 
@@ -16,9 +17,17 @@ _MOVES = st.lists(
         st.tuples(st.just("promote"), st.integers(0, 4)),
         st.tuples(st.just("force"), st.integers(0, 4)),
         st.tuples(st.just("rollback"), st.booleans()),
+        st.tuples(st.just("admit"), st.integers(0, 4)),
+        st.tuples(st.just("withdraw"), st.booleans()),
+        st.tuples(st.just("control"), st.integers(0, 4)),
+        st.tuples(st.just("reject"), st.integers(0, 4)),
+        st.tuples(st.just("collect"), st.just(0)),
     ),
-    max_size=12,
+    max_size=16,
 )
+
+
+_TRAFFIC = ("promoted", "rolled_back", "admitted", "withdrawn", "controlled")
 
 
 @settings(max_examples=40, deadline=None)
@@ -32,6 +41,16 @@ def test_the_audit_log_alone_tells_who_is_champion(moves: list[tuple[str, int]])
                     registry.register(hosted="x")
                 elif move == "rollback":
                     registry.rollback("bad", quarantine=bool(argument))
+                elif move == "admit":
+                    registry.admit(registry.id(argument), share=0.1, expect=registry.champion, reason="try")
+                elif move == "withdraw":
+                    registry.withdraw("bad", quarantine=bool(argument))
+                elif move == "control":
+                    registry.set_control(registry.id(argument), reason="measure")
+                elif move == "reject":
+                    registry.reject(registry.id(argument), reason="no", quarantine=argument > 2)
+                elif move == "collect":
+                    registry.collect([registry.id(n) for n in range(len(registry.releases()))], reason="space")
                 else:
                     release = registry.id(argument)
                     registry.promote(release, expect=registry.champion, reason="ok", force=move == "force")
@@ -43,7 +62,14 @@ def test_the_audit_log_alone_tells_who_is_champion(moves: list[tuple[str, int]])
             )
             assert told == (str(champion) if champion else None)
             assert [e.sequence for e in registry.events()] == list(range(len(registry.events())))
-            assert Registry(Path(folder), "shop").aliases == registry.aliases
+            aliases = registry.aliases
+            assert Registry(Path(folder), "shop").aliases == aliases
+            for number in aliases.serving:  # nothing that serves is ever collected, and no canary is quarantined
+                assert not registry.collected(registry.id(number))
+            assert str(aliases.canary) not in aliases.quarantined
+            assert aliases.canary is None or aliases.canary != aliases.champion
+            traffic = next((e.traffic for e in reversed(registry.events()) if e.event in _TRAFFIC), None)
+            assert (traffic or Traffic()) == registry.traffic()
 
 
 @settings(max_examples=200)

@@ -226,18 +226,23 @@ def table_of_variables() -> list[list[str]]:
 
 
 def test_the_policy_table_is_the_policy() -> None:
-    from treadle_trainer.policy import GatePolicy, GuardPolicy, TrainingPolicy
+    from treadle_trainer.policy import CanaryPolicy, GatePolicy, GuardPolicy, TrainingPolicy
 
     def rows_of(kind: Any, prefix: str = "") -> dict[str, str]:
         found = {}
         for field in msgspec.structs.fields(kind):
-            if field.name in ("gate", "guard"):
+            if field.name in ("gate", "guard", "canary"):
                 continue
-            default = field.default
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
             found[prefix + field.name] = default if isinstance(default, str) else json.dumps(default)
         return found
 
-    wanted = {**rows_of(TrainingPolicy), **rows_of(GatePolicy, "gate."), **rows_of(GuardPolicy, "guard.")}
+    wanted = {
+        **rows_of(TrainingPolicy),
+        **rows_of(GatePolicy, "gate."),
+        **rows_of(CanaryPolicy, "canary."),
+        **rows_of(GuardPolicy, "guard."),
+    }
     documented = {
         quoted(name)[0]: quoted(default)[0]
         for name, default, _ in table(read("docs/trainer.md"), "name", "default", "meaning")

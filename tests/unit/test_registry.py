@@ -18,7 +18,16 @@ from treadle_trainer.errors import (
     ReleaseRefused,
     ReleaseTampered,
 )
-from treadle_trainer.registry import Aliases, Registry, open_release, slots
+from treadle_trainer.registry import (
+    Aliases,
+    Registry,
+    collectable,
+    export,
+    flags,
+    open_release,
+    slots,
+    within_budget,
+)
 
 
 @pytest.fixture
@@ -274,3 +283,119 @@ def test_pure_aliases_round_trip() -> None:
     back = aliases.rolled_back(quarantine=None)
     assert back is not None
     assert (back.champion, back.history) == (0, ())
+
+
+# --- canary, control, pins, collection -----------------------------------------------------------------------------------------
+
+
+def test_a_canary_serves_its_share_and_becomes_champion_or_goes(registry: Registry, model: Path) -> None:
+    _chain(registry, model, 1)
+    one, two = registry.register(model), registry.register(model)
+    event = registry.admit(one, share=0.2, expect=registry.champion, reason="try")
+    assert (event.event, registry.canary, str(registry.champion)) == ("admitted", one, "shop/main/r0")
+    assert event.traffic is not None
+    picked = [event.traffic.release(f"e{n}") for n in range(2000)]
+    assert picked.count(str(one)) == pytest.approx(400, abs=60)
+    assert set(picked) == {str(one), "shop/main/r0"}
+    registry.admit(two, share=0.2, expect=registry.champion, reason="try")
+    assert [e.event for e in registry.events()[-2:]] == ["withdrawn", "admitted"]
+    registry.promote(two, expect=registry.id(0), reason="better")
+    assert (registry.champion, registry.canary) == (two, None)
+    registry.admit(one, share=0.2, expect=two, reason="again")
+    with pytest.raises(AliasMoved, match="the canary is shop/main/r1, not shop/main/r2"):
+        registry.withdraw("bad", expect=two)
+    registry.withdraw("bad", expect=one, quarantine=True)
+    assert registry.canary is None
+    with pytest.raises(ReleaseRefused, match="quarantined"):
+        registry.admit(one, share=0.2, expect=two, reason="again")
+    with pytest.raises(ReleaseMissing, match="has no canary"):
+        registry.withdraw("bad")
+
+
+def test_what_no_canary_may_be(registry: Registry, model: Path) -> None:
+    first = registry.register(model)
+    with pytest.raises(NoChampion):
+        registry.admit(first, share=0.1, expect=None, reason="try")
+    registry.promote(first, expect=None, reason="first")
+    with pytest.raises(RegistryError, match="is the champion already"):
+        registry.admit(first, share=0.1, expect=first, reason="try")
+    with pytest.raises(RegistryError, match=r"share 0\.7"):
+        registry.admit(registry.register(model), share=0.7, expect=first, reason="try")
+
+
+def test_the_control_keeps_its_episodes_while_canaries_come_and_go(registry: Registry, model: Path) -> None:
+    _chain(registry, model, 2)
+    before = registry.set_control(registry.id(0), share=0.05, reason="measure").traffic
+    after = registry.admit(registry.register(model), share=0.3, expect=registry.champion, reason="try").traffic
+    assert before is not None
+    assert after is not None
+    controlled = [f"e{n}" for n in range(3000) if before.arm(f"e{n}") == "control"]
+    assert len(controlled) == pytest.approx(150, abs=40)
+    assert [f"e{n}" for n in range(3000) if after.arm(f"e{n}") == "control"] == controlled
+    registry.set_control(None, reason="enough")
+    assert registry.control is None
+
+
+def test_only_what_nothing_needs_is_collected_and_its_manifest_stays(registry: Registry, model: Path) -> None:
+    chain = _chain(registry, model, 3)  # r0, r1, r2: a rollback may lead to r0 and r1
+    base = registry.register(model)
+    adapter = registry.register(model, kind="adapter", base=str(registry.folder(base)))
+    pinned, undecided, refused, canary = (registry.register(model) for _ in range(4))
+    for one in (base, pinned, refused):
+        registry.reject(one, reason="no")
+    registry.pin(pinned, reason="for the paper")
+    registry.admit(adapter, share=0.1, expect=registry.champion, reason="try")
+    registry.set_control(chain[0], reason="measure")
+    newest = registry.register(model)
+    registry.reject(newest, reason="no")
+
+    found = [str(which) for which, _ in collectable(registry, keep_newest=1)]
+    assert found == [str(refused)]
+    assert within_budget(registry, collectable(registry, keep_newest=1), 10**9) == []
+    everything = [registry.id(n) for n in range(10)]
+    done = registry.collect(everything, reason="space")
+    assert [event.release for event in done] == [str(refused), str(newest)]
+    assert sorted(p.name for p in registry.folder(refused).iterdir()) == [".collected", "manifest.json"]
+    assert registry.manifest(refused).files  # lineage and audit still have what they need
+    with pytest.raises(ReleaseMissing, match="were deleted to save space"):
+        registry.promote(refused, expect=registry.champion, reason="after all")
+    assert registry.collect(everything, reason="space") == []
+    registry.pin(pinned, reason="printed", unpin=True)
+    assert [e.release for e in registry.collect(everything, reason="space")] == [str(pinned)]
+    for kept in (*chain, base, adapter, undecided, canary):
+        registry.verify(kept)
+
+
+def test_an_export_is_whole_verified_and_never_over_anything(registry: Registry, model: Path, tmp_path: Path) -> None:
+    release = registry.register(model)
+    export(registry, release, tmp_path / "out" / "copy")
+    assert open_release(tmp_path / "out" / "copy") == registry.manifest(release)
+    with pytest.raises(RegistryError, match="is there already"):
+        export(registry, release, tmp_path / "out" / "copy")
+    (registry.folder(release) / "weights.safetensors").write_bytes(b"tampered")
+    with pytest.raises(ReleaseTampered, match=r"weights\.safetensors"):
+        export(registry, release, tmp_path / "out" / "other")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["copy"]
+
+
+def test_the_versions_behind_quarantined_releases_are_flagged(registry: Registry, model: Path) -> None:
+    _chain(registry, model, 1)
+    bad = registry.register(model, corpus="/c", corpus_version=3)
+    registry.promote(bad, expect=registry.champion, reason="next")
+    assert flags(registry) == []
+    registry.rollback("live rewards fell")
+    assert [(f.corpus, f.version, f.release, f.reason) for f in flags(registry)] == [
+        ("/c", 3, str(bad), "live rewards fell")
+    ]
+    registry.promote(bad, expect=registry.champion, reason="it was the grader", force=True)
+    assert flags(registry) == []
+
+
+def test_a_release_that_serves_cannot_be_rejected(registry: Registry, model: Path) -> None:
+    first = _chain(registry, model, 1)[0]
+    with pytest.raises(RegistryError, match="serves"):
+        registry.reject(first, reason="no")
+    other = registry.register(model)
+    registry.reject(other, reason="unsafe", quarantine=True)
+    with pytest.raises(ReleaseRefused, match="unsafe"):
+        registry.promote(other, expect=first, reason="next")

@@ -21,6 +21,22 @@ RELEASES = golden.releases()
 WIDENED: dict[str, set[Change]] = {
     # an older reader sends such an outcome to the dead letter, where it can be replayed from once it is upgraded
     codec.OUTCOME: {Change("widened", "$.kind", "takes 'rights'")},
+    # an older agent stops at such an event, and keeps its model; they come only where canary, control or approval are used: upgrade
+    # agents before that
+    codec.RELEASE: {
+        Change("widened", "$.event", f"takes '{name}'")
+        for name in (
+            "admitted",
+            "approved",
+            "awaiting_approval",
+            "collected",
+            "controlled",
+            "exported",
+            "pinned",
+            "unpinned",
+            "withdrawn",
+        )
+    },
 }
 """What readers of an earlier release refuse. Each entry was decided; a new one needs that decision."""
 PAIRS = [

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["fsync_folder", "locked", "sha256_file", "write_atomically"]
+from treadle.release_files import sha256_file
+
+__all__ = ["fsync_file", "fsync_folder", "locked", "sha256_file", "write_atomically"]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: written beside it, synced, renamed, the folder synced. A reader sees the old file or the new one."""
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+def write_atomically(path: Path, data: bytes, *, staged: Path | None = None) -> None:
+    """Replace `path` by `data`: written beside it (or in the folder `staged`), synced, renamed, the folder synced.
+
+    A reader sees the old file or the new one.
+    """
+    fd, name = tempfile.mkstemp(prefix=f".staging-{path.name}-", dir=staged or path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
@@ -27,6 +31,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def fsync_file(path: Path) -> None:
+    """Make what was written to `path` durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def fsync_folder(path: Path) -> None:
@@ -52,9 +62,3 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield True
     finally:
         os.close(fd)
-
-
-def sha256_file(path: Path) -> str:
-    """Lower-case hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,16 @@ from treadle_schemas.ids import check_slot, check_workspace
 
 from treadle_trainer._files import write_atomically
 
-__all__ = ["GatePolicy", "GuardPolicy", "TrainingPolicy", "policy_path"]
+__all__ = ["CanaryPolicy", "GatePolicy", "GuardMetric", "GuardPolicy", "TrainingPolicy", "policy_path"]
+
+
+class GuardMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A metric of the evaluation that a candidate must not worsen."""
+
+    tolerance: float = 0.0
+    """How much worse it may be, in its own unit."""
+    direction: Literal["maximise", "minimise"] = "maximise"
+    """Which way is better."""
 
 
 class GatePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +36,35 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Fewest held-out tasks on which anything but "not enough evidence" is said."""
     min_effect: float = 0.0
     """The lower bound must be above this, in the unit of the scores."""
+    mode: Literal["superiority", "non_inferiority"] = "superiority"
+    """Must it be better, or not worse by more than `margin` and cheaper or faster?"""
+    margin: float = 0.02
+    """With `non_inferiority`: how much worse it may be, in the unit of the scores."""
+    savings: list[str] = []
+    """With `non_inferiority`: metrics of the evaluation of which less is better; one of them must fall."""
+    saving_share: float = 0.0
+    """With `non_inferiority`: by at least this share of the champion's."""
+    slices: list[str] = []
+    """Labels that divide the tasks into slices which must not get worse: keys of a task's data, or of a row's tags."""
+    slice_tolerance: float = 0.0
+    """How much worse a slice may be, in the unit of the scores."""
+    guards: dict[str, GuardMetric] = {}
+    """Metrics of the evaluation that must not get worse, by name."""
+    regression_alpha: float = 0.05
+    """Chance of refusing a candidate for slices and guards of which none is worse, all together."""
+
+
+class CanaryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a canary is tried on live traffic."""
+
+    share: float = 0.1
+    """Share of the episodes that it serves."""
+    alpha: float = 0.05
+    """Chance of ever promoting a canary that is no better than the champion."""
+    min_effect: float = 0.0
+    """It must be better by more than this, after scaling to [0, 1]."""
+    max_episodes: int = 5000
+    """Episodes of it after which, undecided, it is withdrawn."""
 
 
 class GuardPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,8 +129,12 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Whether held-out likelihood alone, without an environment, may promote."""
     timeout_s: float = 3600.0
     """Longest run of one job process."""
+    promotion: Literal["auto", "approval", "canary"] = "auto"
+    """What happens to a candidate that the gate finds better: it serves, waits for a person, or is tried on live traffic first."""
     gate: GatePolicy = GatePolicy()
     """What a candidate must prove."""
+    canary: CanaryPolicy = CanaryPolicy()
+    """How a canary is tried on live traffic."""
     guard: GuardPolicy | None = GuardPolicy()
     """How the champion is watched. None: not at all."""
 
@@ -108,6 +150,24 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             (self.newest_rows is None or self.newest_rows >= 1, "newest_rows", self.newest_rows, "at least 1"),
             (self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0"),
             (0 < self.gate.alpha < 0.5, "gate.alpha", self.gate.alpha, "between 0 and 0.5"),
+            (
+                0 < self.gate.regression_alpha < 0.5,
+                "gate.regression_alpha",
+                self.gate.regression_alpha,
+                "between 0 and 0.5",
+            ),
+            (self.gate.margin > 0, "gate.margin", self.gate.margin, "above 0"),
+            (0 <= self.gate.saving_share < 1, "gate.saving_share", self.gate.saving_share, "at least 0, below 1"),
+            (
+                self.gate.mode == "superiority" or self.gate.savings != [],
+                "gate.savings",
+                self.gate.savings,
+                "at least one metric where gate.mode is non_inferiority",
+            ),
+            (0 < self.canary.share <= 0.5, "canary.share", self.canary.share, "above 0, at most 0.5"),
+            (0 < self.canary.alpha < 0.5, "canary.alpha", self.canary.alpha, "between 0 and 0.5"),
+            (-1 < self.canary.min_effect < 1, "canary.min_effect", self.canary.min_effect, "between -1 and 1"),
+            (self.canary.max_episodes >= 1, "canary.max_episodes", self.canary.max_episodes, "at least 1"),
         ]
         if self.guard is not None:
             guard = self.guard
@@ -130,9 +190,9 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what shapes a job: everything but the trigger, the guard, and how often it is saved."""
+        """Hash of what shapes a job: everything but the trigger, how often it is saved, and what happens after the gate."""
         shaping = msgspec.to_builtins(self)
-        for name in ("guard", "min_new_rows", "corpus", "timeout_s", "save_steps"):
+        for name in ("guard", "canary", "promotion", "min_new_rows", "corpus", "timeout_s", "save_steps"):
             del shaping[name]
         return content_hash(shaping)
 

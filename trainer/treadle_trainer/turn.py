@@ -6,7 +6,7 @@ The path of a turn, each step timed:
 2. register  the folder becomes an immutable release with its lineage
 3. evaluate  a job process scores candidate and champion on the same held-out tasks
 4. gate      alpha is spent, the gate decides
-5. promote   the champion moves by compare-and-set, or the decision is recorded
+5. promote   the champion moves by compare-and-set, a canary is admitted, a person is asked, or the decision is recorded
 
 A turn is identified by its job key: version, content, policy. What the audit log shows as decided is not done again, a candidate that is
 registered already is not trained again, and a training that left a checkpoint goes on from it, so a turn that a crash cut short can simply
@@ -25,15 +25,15 @@ from typing import Any, Literal
 from treadle_corpus import Corpus, CorpusRef, name_of
 from treadle_schemas import ReleaseEvent, ReleaseId, Split, TreadleError, content_hash
 
-from treadle_trainer._alpha import spend_alpha
+from treadle_trainer._alpha import spend_alpha, spend_alpha_whole
 from treadle_trainer._version import code_version
-from treadle_trainer.errors import AliasMoved, JobStopped, NoChampion, ReleaseMissing
+from treadle_trainer.errors import AliasMoved, EvaluationFailed, JobStopped, NoChampion, ReleaseMissing
 from treadle_trainer.evaluate import Comparison, compare
-from treadle_trainer.gate import Verdict, decide
+from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.methods import check_method
 from treadle_trainer.policy import TrainingPolicy
-from treadle_trainer.registry import Registry
+from treadle_trainer.registry import Flag, Registry, flags
 
 __all__ = [
     "TurnDecision",
@@ -46,8 +46,8 @@ __all__ = [
 ]
 
 ACTOR = "trainer"
-TurnDecision = Literal["promoted", "rejected", "not_enough_evidence"]
-OFFLINE = "the likelihood of logged rows alone does not promote (policy allow_offline_promotion is off)"
+Refusal = Literal["rejected", "not_enough_evidence", "awaiting_approval"]
+TurnDecision = Literal["promoted", "admitted", "rejected", "not_enough_evidence", "awaiting_approval"]
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -66,7 +66,7 @@ class TurnReport:
 
     @property
     def verdict(self) -> str:
-        """What the gate said, also where nothing was to be promoted: promote, reject or not_enough_evidence."""
+        """What the gate said, also where nothing was to be promoted: promote, canary, reject or not_enough_evidence."""
         return str(self.evidence["gate"]["decision"])
 
 
@@ -166,7 +166,7 @@ class _Turn:
         with self._stage("gate"):
             verdict = self._judged(comparison)
         self.evidence["gate"] = asdict(verdict)
-        return self._concluded(candidate, comparison, verdict, promote)
+        return self._concluded(candidate, verdict, promote)
 
     def _registered(self) -> ReleaseId | None:
         """The candidate that an earlier, interrupted try registered."""
@@ -221,37 +221,85 @@ class _Turn:
     def _judged(self, comparison: Comparison) -> Verdict:
         """Step 4."""
         gate = self.policy.gate
-        fresh = comparison.kind == "environment"
-        return decide(
-            comparison.candidate,
-            comparison.champion,
-            comparison.clusters,
-            alpha=spend_alpha(self.registry.path, comparison.generation, self.key, gate.alpha, whole=fresh),
+        if comparison.fresh:
+            alpha = spend_alpha_whole(self.registry.path, self.key, gate.alpha)
+        else:
+            folder, groups = self.registry.path, comparison.clusters
+            chosen = spend_alpha(folder, self.key, groups, gate.alpha, min_groups=gate.min_tasks)
+            alpha = chosen.alpha
+            comparison = comparison.on([i for i, group in enumerate(groups) if group_key(group) in chosen.groups])
+        inferiority = gate.mode == "non_inferiority"
+        return judge(
+            Paired(candidate=comparison.candidate, champion=comparison.champion, clusters=comparison.clusters),
+            slices=comparison.slices(gate.slice_tolerance),
+            checks=[
+                Check(name=name, scores=self._metric(comparison, name), tolerance=g.tolerance, direction=g.direction)
+                for name, g in gate.guards.items()
+            ],
+            alpha=alpha,
+            regression_alpha=gate.regression_alpha,
             min_tasks=gate.min_tasks,
             min_effect=gate.min_effect,
+            margin=gate.margin if inferiority else None,
+            savings=[Check(name=n, scores=self._metric(comparison, n)) for n in gate.savings] if inferiority else [],
+            saving_share=gate.saving_share,
+            admits_only=not comparison.fresh and not self.policy.allow_offline_promotion,
             seed=comparison.seed,
         )
 
-    def _concluded(self, candidate: ReleaseId, comparison: Comparison, verdict: Verdict, promote: bool) -> TurnReport:
+    def _metric(self, comparison: Comparison, name: str) -> Paired:
+        if name not in comparison.metrics:
+            known = ", ".join(sorted(comparison.metrics)) or "none"
+            raise EvaluationFailed(f"the policy's gate names the metric {name!r}, but the evaluation gave: {known}")
+        return comparison.metrics[name]
+
+    def _concluded(self, candidate: ReleaseId, verdict: Verdict, promote: bool) -> TurnReport:
         """Step 5."""
-        decision: Literal["rejected", "not_enough_evidence"]
-        decision, reason = "not_enough_evidence", verdict.reason
-        if verdict.decision == "reject":
-            decision = "rejected"
-        elif verdict.decision == "promote":
-            if comparison.kind == "logged" and not self.policy.allow_offline_promotion:
-                reason = f"{reason}; but {OFFLINE}"
-            elif not promote:
-                decision, reason = "rejected", f"{reason}; but this turn ({self.label or 'aside'}) is not to promote"
-            else:
-                try:
-                    with self._stage("promote"):
-                        event = self.registry.promote(
-                            candidate, expect=self.champion, actor=ACTOR, reason=reason, evidence=self.evidence
-                        )
-                    return self._report("promoted", candidate, event)
-                except AliasMoved as err:
-                    reason = f"{reason}; but it was compared with {self.champion}, and meanwhile {err}"
+        if verdict.decision not in ("promote", "canary"):
+            refused: Refusal = "rejected" if verdict.decision == "reject" else "not_enough_evidence"
+            return self._noted(refused, candidate, verdict.reason)
+        if not promote:
+            aside = f"{verdict.reason}; but this turn ({self.label or 'aside'}) is not to promote"
+            return self._noted("rejected", candidate, aside)
+        flag = next((f for f in flags(self.registry) if self._is_of(f)), None)
+        if flag is not None:
+            reason = f"{verdict.reason}; but {self.corpus} is flagged: {flag.release} was trained on it ({flag.reason})"
+            return self._noted("awaiting_approval", candidate, reason)
+        try:
+            with self._stage("promote"):
+                return self._moved(candidate, verdict)
+        except AliasMoved as err:
+            reason = f"{verdict.reason}; but it was compared with {self.champion}, and meanwhile {err}"
+            return self._noted("not_enough_evidence", candidate, reason)
+
+    def _moved(self, candidate: ReleaseId, verdict: Verdict) -> TurnReport:
+        if self.policy.promotion == "approval":
+            return self._noted("awaiting_approval", candidate, f"{verdict.reason}; waits for `treadle release approve`")
+        if verdict.decision == "canary" or self.policy.promotion == "canary":
+            if self.policy.guard is None:
+                reason = f"{verdict.reason}; but a canary needs the guard, and the policy has none"
+                return self._noted("not_enough_evidence", candidate, reason)
+            if self.registry.canary is not None:
+                reason = f"{verdict.reason}; but the canary {self.registry.canary} is still on trial"
+                return self._noted("not_enough_evidence", candidate, reason)
+            event = self.registry.admit(
+                candidate,
+                share=self.policy.canary.share,
+                expect=self.champion,
+                actor=ACTOR,
+                reason=verdict.reason,
+                evidence=self.evidence,
+            )
+            return self._report("admitted", candidate, event)
+        event = self.registry.promote(
+            candidate, expect=self.champion, actor=ACTOR, reason=verdict.reason, evidence=self.evidence
+        )
+        return self._report("promoted", candidate, event)
+
+    def _is_of(self, flag: Flag) -> bool:
+        return (flag.corpus, flag.version) == (str(self.corpus.path), self.corpus.version)
+
+    def _noted(self, decision: Refusal, candidate: ReleaseId, reason: str) -> TurnReport:
         event = self.registry.note(decision, candidate, actor=ACTOR, reason=reason, evidence=self.evidence)
         return self._report(decision, candidate, event)
 
@@ -361,7 +409,7 @@ def _decided(registry: Registry, key: str) -> TurnReport | None:
     for event in reversed(registry.events()):
         if event.actor != ACTOR or event.evidence.get("job") != key or event.release is None:
             continue
-        if event.event in ("promoted", "rejected", "not_enough_evidence"):
+        if event.event in ("promoted", "admitted", "rejected", "not_enough_evidence", "awaiting_approval"):
             return TurnReport(
                 decision=event.event,
                 reason=event.reason,

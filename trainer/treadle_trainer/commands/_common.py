@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any, Final
 
 import click
 from treadle.cli.support import workspace_of
@@ -18,7 +20,25 @@ from treadle_schemas import ReleaseId, SettingError
 
 from treadle_trainer.registry import Outbox, Registry
 
-__all__ = ["jobs_root", "log_to_stderr", "registry_root", "release_of", "slot_option", "stop_requested", "tell"]
+__all__ = ["SIZE", "jobs_root", "log_to_stderr", "registry_root", "release_of", "slot_option", "stop_requested", "tell"]
+
+
+class Size(click.ParamType):
+    """Bytes, written as 5000, 300MB, 20GB or 1TB (powers of 1,000)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", str(value).strip().upper())
+        if found is None:
+            self.fail(f"{value!r} is no size; write for example 300MB or 20GB", param, ctx)
+        return int(float(found[1]) * 1000 ** " KMGT".index(found[2] or " "))
+
+
+SIZE: Final = Size()
 
 slot_option = click.option("--slot", default="main", show_default=True, help="Which model of the agent.")
 

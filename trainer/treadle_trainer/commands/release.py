@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,26 @@ from treadle.cli.support import (
     yes_option,
 )
 from treadle.settings import Settings
-from treadle_schemas import ReleaseEvent, ReleaseManifest, SettingError
 from treadle_schemas.codec import to_json
 
 from treadle_trainer.commands._common import registry_root, release_of, slot_option, tell
+from treadle_trainer.commands._release_keeping import export_, gc, pin
+from treadle_trainer.commands._release_moves import approve, canary, control, reject
+from treadle_trainer.commands._releases import (
+    base_of,
+    echo_event,
+    force_option,
+    json_object,
+    mark_of,
+    reason_option,
+    refusal,
+    registry_of,
+    summary,
+)
 from treadle_trainer.errors import NoChampion, ReleaseRefused
-from treadle_trainer.registry import Registry, slots
+from treadle_trainer.registry import Registry, flags, slots
 
 __all__ = ["release"]
-
-reason_option = click.option("--reason", "-r", required=True, help="Why; kept in the audit log.")
-force_option = click.option("--force", is_flag=True, help="Overrule the gate and quarantine.")
-DECISIONS = ("promoted", "rejected", "not_enough_evidence", "failed")
 
 
 @click.group(cls=SuggestingGroup)
@@ -47,7 +56,7 @@ def list_(settings: Settings, workspace: str | None, slot: str | None, as_json: 
         if slot in (None, name):
             registry = Registry(registry_root(settings), space, name)
             events = registry.events()
-            found += [_summary(registry, manifest, events) for manifest in registry.releases()]
+            found += [summary(registry, manifest, events) for manifest in registry.releases()]
     if as_json:
         echo_json(found)
         return
@@ -56,11 +65,11 @@ def list_(settings: Settings, workspace: str | None, slot: str | None, as_json: 
             "no releases yet; `treadle release register WORKSPACE FOLDER --promote` adds what runs today", err=True
         )
     for entry in found:
-        mark = "*" if entry["champion"] else "!" if entry["quarantined"] else " "
+        mark = mark_of(entry)
         corpus = f"{entry['corpus']}@v{entry['corpus_version']}" if entry["corpus"] else "-"
         click.echo(f"{mark} {entry['release']:<24} {entry['created_at'][:19]}  {entry['decision'] or '-':<20} {corpus}")
     if found:
-        click.echo("* champion  ! quarantined", err=True)
+        click.echo("* champion  ~ canary  = control  ! quarantined  - files deleted", err=True)
 
 
 @release.command()
@@ -71,15 +80,25 @@ def list_(settings: Settings, workspace: str | None, slot: str | None, as_json: 
 def show(settings: Settings, name: str, slot: str, as_json: bool) -> None:
     """Show RELEASE (workspace/slot/rN): manifest, what was decided and why, and whether its files are intact."""
     which = release_of(settings, name, slot)
-    registry = _registry(settings, which.workspace, which.slot)
-    manifest = registry.verify(which)
+    registry = registry_of(settings, which.workspace, which.slot)
+    manifest = registry.manifest(which) if registry.collected(which) else registry.verify(which)
     history = [to_json(e) for e in registry.events() if str(which) in (e.release, e.previous)]
-    summary = _summary(registry, manifest, registry.events())
-    data = {**to_json(manifest), **summary, "folder": str(registry.folder(which)), "history": history}
+    said = summary(registry, manifest, registry.events())
+    flagged = [
+        flag for flag in flags(registry) if (flag.corpus, flag.version) == (manifest.corpus, manifest.corpus_version)
+    ]
+    data = {
+        **to_json(manifest),
+        **said,
+        "folder": str(registry.folder(which)),
+        "history": history,
+        "flags": [asdict(flag) for flag in flagged],
+    }
     if as_json:
         echo_json(data)
         return
-    click.echo(f"{which}  {manifest.kind}{'  champion' if summary['champion'] else ''}")
+    roles = [role for role in ("champion", "canary", "control") if said[role]]
+    click.echo("  ".join([str(which), manifest.kind, *roles]))
     for label in (
         "folder",
         "hosted_model",
@@ -88,10 +107,13 @@ def show(settings: Settings, name: str, slot: str, as_json: bool) -> None:
         "corpus_version",
         "method",
         "created_at",
+        "pinned",
         "quarantined",
     ):
         if data.get(label) is not None:
             click.echo(f"  {label:<15} {data[label]}")
+    for flag in flagged:
+        click.echo(f"  flagged         {flag.corpus}@v{flag.version}: {flag.release} was trained on it: {flag.reason}")
     for event in history:
         click.echo(f"  {event['at'][:19]}  {event['event']} by {event['actor']}: {event['reason']}")
 
@@ -102,6 +124,9 @@ def show(settings: Settings, name: str, slot: str, as_json: bool) -> None:
 @slot_option
 @click.option("--hosted", metavar="MODEL", help="Id of a hosted model instead of a folder.")
 @click.option("--prompt", type=click.File(), help="File with a system prompt.")
+@click.option("--adapter", metavar="BASE", help="FOLDER is an adapter of this base model: a release, a folder, an id.")
+@click.option("--skill", "skills", multiple=True, metavar="NAME", help="A skill that belongs to it. Repeatable.")
+@click.option("--sampling", metavar="JSON", help="Sampling settings, for example '{\"temperature\": 0.2}'.")
 @click.option("--promote", is_flag=True, help="Make it the champion, if the slot has none.")
 @click.option("--reason", "-r", default="what runs today", show_default=True, help="Why; kept in the audit log.")
 @json_option
@@ -113,6 +138,9 @@ def register(
     slot: str,
     hosted: str | None,
     prompt: Any,
+    adapter: str | None,
+    skills: tuple[str, ...],
+    sampling: str | None,
     promote: bool,
     reason: str,
     as_json: bool,
@@ -120,9 +148,14 @@ def register(
     """Register the model in FOLDER (a copy), a hosted model, or a prompt as a new release of WORKSPACE."""
     if folder is None and hosted is None and prompt is None:
         raise click.UsageError("name a FOLDER, --hosted MODEL or --prompt FILE")
+    if adapter is not None and folder is None:
+        raise click.UsageError("--adapter BASE says of which model FOLDER is an adapter; there is no FOLDER")
     registry = Registry(registry_root(settings), workspace, slot)
     text = prompt.read() if prompt is not None else None
-    which = registry.register(folder, hosted=hosted, prompt=text, reason=reason)
+    lineage: dict[str, Any] = {"skills": list(skills), "sampling": json_object(sampling)}
+    if adapter is not None:
+        lineage |= {"kind": "adapter", "base": base_of(settings, adapter)}
+    which = registry.register(folder, hosted=hosted, prompt=text, reason=reason, **lineage)
     if promote:
         registry.promote(which, expect=None, reason=reason)
     tell(settings, registry)
@@ -143,9 +176,9 @@ def register(
 def promote(settings: Settings, name: str, slot: str, reason: str, force: bool, yes: bool, as_json: bool) -> int:
     """Make RELEASE (workspace/slot/rN) the champion. Exits 3 where the gate refused it or it is quarantined, but for --force."""
     which = release_of(settings, name, slot)
-    registry = _registry(settings, which.workspace, which.slot)
+    registry = registry_of(settings, which.workspace, which.slot)
     registry.folder(which)
-    refused = _refusal(registry, str(which))
+    refused = refusal(registry, str(which))
     if refused is not None and not force:
         raise ReleaseRefused(f"{which} was judged {refused.event}: {refused.reason}; --force promotes it all the same")
     champion = registry.champion
@@ -153,7 +186,7 @@ def promote(settings: Settings, name: str, slot: str, reason: str, force: bool, 
         return 1
     event = registry.promote(which, expect=champion, reason=reason, force=force)
     tell(settings, registry)
-    _echo_event(event, as_json)
+    echo_event(event, as_json)
     return 0
 
 
@@ -169,7 +202,7 @@ def rollback(
     settings: Settings, workspace: str | None, slot: str, reason: str, no_quarantine: bool, yes: bool, as_json: bool
 ) -> int:
     """Go back to the champion's predecessor in WORKSPACE, and quarantine the present champion."""
-    registry = _registry(settings, workspace_of(settings, workspace), slot)
+    registry = registry_of(settings, workspace_of(settings, workspace), slot)
     champion = registry.champion
     if champion is None:
         raise NoChampion(f"{registry.workspace}/{registry.slot} has no champion to roll back from")
@@ -177,48 +210,9 @@ def rollback(
         return 1
     event = registry.rollback(reason, expect=champion, quarantine=not no_quarantine)
     tell(settings, registry)
-    _echo_event(event, as_json)
+    echo_event(event, as_json)
     return 0
 
 
-def _registry(settings: Settings, workspace: str, slot: str) -> Registry:
-    root = registry_root(settings)
-    if (workspace, slot) not in slots(root, workspace):
-        known = ", ".join("/".join(s) for s in slots(root)) or "none"
-        raise SettingError(f"{workspace}/{slot} has no releases below {root}; slots with releases: {known}")
-    return Registry(root, workspace, slot)
-
-
-def _summary(registry: Registry, manifest: ReleaseManifest, events: list[ReleaseEvent]) -> dict[str, Any]:
-    aliases = registry.aliases
-    number = manifest.release.rpartition("/r")[2]
-    decided = next((e for e in reversed(events) if e.release == manifest.release and e.event in DECISIONS), None)
-    return {
-        "release": manifest.release,
-        "kind": manifest.kind,
-        "champion": str(aliases.champion) == number,
-        "quarantined": aliases.quarantined.get(number),
-        "decision": decided.event if decided else None,
-        "reason": decided.reason if decided else None,
-        "corpus": manifest.corpus,
-        "corpus_version": manifest.corpus_version,
-        "parent": manifest.parent,
-        "created_at": manifest.created_at,
-    }
-
-
-def _refusal(registry: Registry, name: str) -> ReleaseEvent | None:
-    """The gate's last word on a release, where that was no."""
-    for event in reversed(registry.events()):
-        if event.release == name and event.event in DECISIONS:
-            # a turn aside is recorded as rejected although the gate would have promoted
-            said = event.evidence.get("gate", {}).get("decision")
-            return None if event.event == "promoted" or said == "promote" else event
-    return None
-
-
-def _echo_event(event: ReleaseEvent, as_json: bool) -> None:
-    if as_json:
-        echo_json(to_json(event))
-    else:
-        click.echo(f"{event.champion} is champion (was {event.previous or 'nobody'}): {event.reason}")
+for command in (approve, reject, canary, control, pin, export_, gc):
+    release.add_command(command)

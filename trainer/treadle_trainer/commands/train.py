@@ -202,7 +202,9 @@ def _evaluated(
         click.echo(f"{report.candidate}: {report.evidence['gate']['reason']} (gate: {report.verdict})")
         if report.verdict == "promote":
             click.echo(f"`treadle release promote {report.candidate} --reason ...` makes it the champion", err=True)
-    return 0 if report.verdict == "promote" else REFUSED
+        elif report.verdict == "canary":
+            click.echo(f"`treadle release canary {report.candidate} --reason ...` tries it on live traffic", err=True)
+    return 0 if report.verdict in ("promote", "canary") else REFUSED
 
 
 def _base_folder(settings: Settings, text: str) -> Path:

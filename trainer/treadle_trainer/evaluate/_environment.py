@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treadle_schemas import Split
@@ -14,30 +14,54 @@ from treadle_schemas.environment import Environment, Task, load_environment
 from treadle_trainer.errors import EvaluationFailed
 from treadle_trainer.jobs._spec import EnvironmentSpec
 
-__all__ = ["Evaluator", "heldout_tasks", "load_evaluator", "score"]
+__all__ = ["Evaluator", "Scored", "heldout_tasks", "load_evaluator", "score"]
 
-Evaluator = Callable[[str, Environment, Sequence[Task], int], list[float]]
-"""(model folder, environment, tasks, seed) -> the score of each task in [0, 1], in order."""
+Scored = float | Mapping[str, float]
+"""The score of a task in [0, 1], or several metrics of it by name, `score` among them."""
+Evaluator = Callable[[str, Environment, Sequence[Task], int], Sequence[Scored]]
+"""(model folder, environment, tasks, seed) -> what became of each task, in order."""
 DRAWS_PER_TASK = 8
 """Tasks drawn for one wanted, beyond what the held-out share makes necessary: an environment with few groups repeats itself."""
 
 
 def score(spec: EnvironmentSpec, progress: Callable[..., None]) -> dict[str, Any]:
-    """Scores by model, and the tasks they belong to."""
+    """Scores and other metrics by model, the tasks they belong to, and the labels of these."""
     environment = load_environment(spec.environment)
     evaluator = load_evaluator(spec.evaluator)
     tasks = heldout_tasks(environment, spec.tasks, spec.seed, spec.split)
     scores: dict[str, list[float]] = {}
+    metrics: dict[str, dict[str, list[float]]] = {}
     for name, folder in spec.models.items():
         start = time.monotonic()
-        values = [float(x) for x in evaluator(folder, environment, tasks, spec.seed)]
-        if len(values) != len(tasks) or not all(math.isfinite(x) for x in values):
-            raise EvaluationFailed(
-                f"{spec.evaluator}: expected {len(tasks)} finite scores for {name}, got {len(values)}"
-            )
-        scores[name] = values
-        progress(stage="evaluate", model=name, mean=sum(values) / len(values), seconds=time.monotonic() - start)
-    return {"scores": scores, "clusters": [task.task_id for task in tasks]}
+        values = evaluator(folder, environment, tasks, spec.seed)
+        if len(values) != len(tasks):
+            raise EvaluationFailed(f"{spec.evaluator}: expected {len(tasks)} scores for {name}, got {len(values)}")
+        found = _by_metric(values, f"{spec.evaluator}: {name}")
+        scores[name], metrics[name] = found.pop("score"), found
+        mean = sum(scores[name]) / len(tasks)
+        progress(stage="evaluate", model=name, mean=mean, seconds=time.monotonic() - start)
+    return {
+        "scores": scores,
+        "metrics": metrics,
+        "clusters": [task.task_id for task in tasks],
+        "labels": {label: [str(task.data.get(label, "")) for task in tasks] for label in spec.labels},
+    }
+
+
+def _by_metric(values: Sequence[Scored], where: str) -> dict[str, list[float]]:
+    """Metric -> its value of each task. Raises EvaluationFailed where a task lacks one, or a value is not a finite number."""
+    plain = [dict(value) if isinstance(value, Mapping) else {"score": value} for value in values]
+    out: dict[str, list[float]] = {}
+    for name in plain[0]:
+        try:
+            out[name] = [float(one[name]) for one in plain]
+        except (KeyError, TypeError, ValueError) as err:
+            raise EvaluationFailed(f"{where}: metric {name!r} is not a number on every task: {err!r}") from err
+        if not all(math.isfinite(x) for x in out[name]):
+            raise EvaluationFailed(f"{where}: metric {name!r}: expected finite scores")
+    if "score" not in out:
+        raise EvaluationFailed(f"{where}: the metrics {', '.join(out)} have no 'score' among them")
+    return out
 
 
 def heldout_tasks(environment: Environment, n: int, seed: int, split: Split) -> list[Task]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from treadle_schemas.calls import invalid_share
 from treadle_schemas.environment import Attempt, Environment, Message, Task, Verdict
 
 __all__ = ["Episode", "Render", "Sampled", "evaluate", "load", "play", "prompt_ids", "sample"]
@@ -58,10 +59,22 @@ class _Run:
     is_open: bool = True
 
 
-def evaluate(model_folder: str, environment: Environment, tasks: Sequence[Task], seed: int) -> list[float]:
-    """The success of the model in `model_folder` on each task, sampled at temperature 1. The default evaluator of a policy."""
+def evaluate(model_folder: str, environment: Environment, tasks: Sequence[Task], seed: int) -> list[dict[str, float]]:
+    """What the model in `model_folder` makes of each task, sampled at temperature 1. The default evaluator of a policy.
+
+    `score`: success. `valid`: the share of its messages whose tool calls name a tool that was offered, with a JSON object as arguments.
+    `length`: tokens it wrote.
+    """
     model, tokenizer = load(model_folder)
-    return [episode.success for episode in play(model, tokenizer, environment, tasks, seed)]
+    tools: list[dict[str, Any]] | None = getattr(environment, "tools", None)
+    return [
+        {
+            "score": episode.success,
+            "valid": 1.0 - invalid_share([episode.messages[i] for i in episode.response], tools),
+            "length": float(sum(map(len, episode.token_ids))),
+        }
+        for episode in play(model, tokenizer, environment, tasks, seed)
+    ]
 
 
 def load(model_folder: str | Path) -> tuple[Any, Any]:

@@ -53,6 +53,8 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True, tag="environmen
     tasks: int
     seed: int
     split: Split
+    labels: list[str] = []
+    """Keys of a task's data that divide the tasks into slices."""
 
 
 class LikelihoodSpec(msgspec.Struct, frozen=True, kw_only=True, tag="likelihood"):

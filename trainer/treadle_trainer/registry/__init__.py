@@ -6,7 +6,21 @@ its predecessors, quarantine), `audit.jsonl` (one ReleaseEvent a line), `publish
 """
 
 from treadle_trainer.registry._aliases import Aliases
+from treadle_trainer.registry._folders import open_release
+from treadle_trainer.registry._keeping import Flag, collectable, export, flags, needed, within_budget
 from treadle_trainer.registry._outbox import Outbox
-from treadle_trainer.registry._registry import Registry, open_release, slots
+from treadle_trainer.registry._registry import Registry, slots
 
-__all__ = ["Aliases", "Outbox", "Registry", "open_release", "slots"]
+__all__ = [
+    "Aliases",
+    "Flag",
+    "Outbox",
+    "Registry",
+    "collectable",
+    "export",
+    "flags",
+    "needed",
+    "open_release",
+    "slots",
+    "within_budget",
+]

@@ -1,0 +1,40 @@
+"""Whether tool calls can be carried out at all, told from the messages alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+__all__ = ["invalid_calls", "invalid_share"]
+
+
+def invalid_calls(message: dict[str, Any], tools: Sequence[dict[str, Any]] | None) -> int:
+    """How many tool calls of an OpenAI chat message name no tool of `tools` (None: any name goes), or have no JSON object as arguments."""
+    calls = message.get("tool_calls")
+    return sum(not _is_valid(call, _names(tools)) for call in calls) if isinstance(calls, list) else 0
+
+
+def invalid_share(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None) -> float:
+    """The share of `messages` with an invalid call; 0 without messages."""
+    return sum(invalid_calls(message, tools) > 0 for message in messages) / len(messages) if messages else 0.0
+
+
+def _names(tools: Sequence[dict[str, Any]] | None) -> set[Any] | None:
+    if not tools:
+        return None
+    return {(tool.get("function") or tool).get("name") for tool in tools}
+
+
+def _is_valid(call: Any, names: set[Any] | None) -> bool:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return False
+    if names is not None and function["name"] not in names:
+        return False
+    arguments = function.get("arguments", "")
+    try:
+        return isinstance(arguments, dict) or arguments == "" or isinstance(orjson.loads(arguments), dict)
+    except (orjson.JSONDecodeError, TypeError):
+        return False
