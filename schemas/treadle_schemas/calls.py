@@ -1,4 +1,4 @@
-"""Whether tool calls can be carried out at all, told from the messages alone."""
+"""What messages alone tell of their health: whether tool calls can be carried out at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import orjson
 
-__all__ = ["invalid_calls", "invalid_share"]
+from treadle_schemas.events import Interaction
+
+__all__ = ["invalid_calls", "invalid_share", "vitals"]
 
 
 def invalid_calls(message: dict[str, Any], tools: Sequence[dict[str, Any]] | None) -> int:
@@ -19,6 +21,14 @@ def invalid_calls(message: dict[str, Any], tools: Sequence[dict[str, Any]] | Non
 def invalid_share(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None) -> float:
     """The share of `messages` with an invalid call; 0 without messages."""
     return sum(invalid_calls(message, tools) > 0 for message in messages) / len(messages) if messages else 0.0
+
+
+def vitals(said: Interaction) -> tuple[int, int, float | None]:
+    """Whether an interaction failed (0 or 1), how many of its tool calls are invalid, and its cost in US dollars."""
+    before = 0 if said.transcript is None else said.transcript.count
+    places = range(len(said.messages)) if said.response is None else (n - before for n in said.response)
+    invalid = sum(invalid_calls(said.messages[n], said.tools) for n in places if n >= 0)
+    return int(said.status == "error"), invalid, said.cost
 
 
 def _names(tools: Sequence[dict[str, Any]] | None) -> set[Any] | None:

@@ -23,6 +23,7 @@ __all__ = [
     "ReleaseEvent",
     "ReleaseManifest",
     "SnapshotRecord",
+    "Vitals",
     "row_content",
 ]
 
@@ -100,6 +101,18 @@ class Regraded(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that were looked at."""
 
 
+class Vitals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an interaction tells of its health the moment it is there, long before any outcome."""
+
+    error: bool = False
+    invalid_calls: int = 0
+    """Tool calls that name no offered tool, or have no JSON object as arguments."""
+    latency_ms: int = 0
+    """From started_at to ended_at."""
+    cost: float | None = None
+    """US dollars."""
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """One change of a row's grade on `.progress`, at once and without messages."""
 
@@ -114,6 +127,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     append_ms: int
     ended_at: str
+    vitals: Vitals | None = None
+    """Null where treadle 0.1 wrote it."""
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):

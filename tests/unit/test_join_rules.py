@@ -135,6 +135,17 @@ def at(seconds: float) -> str:
 # --- settling and time
 
 
+def test_progress_tells_of_errors_invalid_calls_latency_and_cost_at_once() -> None:
+    b = Bench()
+    calls = [{"id": "c", "type": "function", "function": {"name": "refund", "arguments": "{"}}]
+    wrote = {"role": "assistant", "content": None, "tool_calls": calls}
+    b.step(b.interaction(messages=[{"role": "user", "content": "hi"}, wrote], status="error", cost=0.5))
+    vitals = b.progress[0].vitals
+    assert vitals is not None
+    assert (vitals.error, vitals.invalid_calls, vitals.cost) == (True, 1, 0.5)
+    assert vitals.latency_ms > 0
+
+
 def test_a_row_appears_on_progress_at_once_and_on_graded_when_it_settles() -> None:
     b = Bench()
     b.step(b.interaction())

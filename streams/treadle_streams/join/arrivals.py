@@ -7,9 +7,17 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from treadle_schemas import codec, topics
+from treadle_schemas.calls import vitals
 from treadle_schemas.canonical import loads
 from treadle_schemas.errors import ContractError, FieldError, UnknownType
-from treadle_schemas.events import MAX_EVENT_BYTES, Outcome, read_episode_end, read_interaction, read_outcome, view
+from treadle_schemas.events import (
+    MAX_EVENT_BYTES,
+    Outcome,
+    read_episode_end,
+    read_interaction,
+    read_outcome,
+    view,
+)
 from treadle_schemas.ids import check_id
 from treadle_schemas.moments import to_micros
 from treadle_schemas.partitioner import partition_of
@@ -280,6 +288,7 @@ def _interaction(arrival: Arrival, value: bytes, event: codec.Event, grading: Gr
         grouped=grouped,
         step=said.step,
         started_us=to_micros(said.started_at, "$.started_at"),
+        vitals=vitals(said),
     )
     key = row_key(said.episode, said.interaction_id)
     named = name_key("interaction", said.interaction_id) if said.episode == said.interaction_id else b""

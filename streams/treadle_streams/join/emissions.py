@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from treadle_schemas import codec, topics
 from treadle_schemas.canonical import canonical_json, loads
-from treadle_schemas.records import Grade, Progress
+from treadle_schemas.records import Grade, Progress, Vitals
 
 from treadle_streams.join.arrivals import Refused
 from treadle_streams.join.state import Captured, RowState, Seen, json_bytes
@@ -209,8 +209,16 @@ def _progress_value(row: RowState, captured: Captured, grade: Grade, revision: i
             revision=revision,
             append_ms=row.append_ms,
             ended_at=captured.ended_at,
+            vitals=_vitals(captured),
         )
     )
+
+
+def _vitals(captured: Captured) -> Vitals:
+    failed, invalid_calls, cost = captured.vitals
+    # a wrong clock is not the model's slowness
+    latency_ms = max(0, (captured.ended_us - captured.started_us) // 1000)
+    return Vitals(error=bool(failed), invalid_calls=invalid_calls, latency_ms=latency_ms, cost=cost)
 
 
 def _json_of(record: msgspec.Struct) -> bytes:

@@ -22,9 +22,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 import orjson
+from treadle_schemas.calls import vitals
 from treadle_schemas.canonical import loads
 from treadle_schemas.errors import FieldError
-from treadle_schemas.events import OutcomeValue
+from treadle_schemas.events import Interaction, OutcomeValue, view
 from treadle_schemas.moments import to_micros
 from treadle_schemas.parts import HASH_DIGITS
 from treadle_schemas.split import Side
@@ -115,6 +116,8 @@ class Captured(msgspec.Struct, frozen=True):
     and when one of them is erased, the name of its first part stands in."""
     step: int = 0
     started_us: int = 0
+    vitals: tuple[int, int, float | None] = (0, 0, None)
+    """Did it fail, how many of its tool calls are invalid, its cost."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -244,6 +247,7 @@ def encode(row: RowState) -> bytes:
                 c.grouped,
                 c.step,
                 c.started_us,
+                c.vitals,
             ],
             pack_outcomes(row.outcomes),
             sorted(row.retracted_ids) if row.retracted_ids else (),
@@ -283,9 +287,11 @@ def decode(data: bytes) -> RowState:
             said = list(h[4])
             if len(said) > 11:  # fewer were written by 0.1
                 said[11], said[13] = tuple(said[11]), tuple(said[13])
+            if len(said) > 17:
+                said[17] = tuple(said[17])
             body = data[start + length :]
             captured = Captured(body, *said)
-            if len(said) < 17:  # written before episodes were joined
+            if len(said) < 18:  # written before episodes were joined, or the guard looked at vitals
                 captured = _placed(captured)
         return RowState(
             episode_id=h[1],
@@ -318,7 +324,10 @@ def decode(data: bytes) -> RowState:
 def _placed(captured: Captured) -> Captured:
     said = loads(captured.body)
     return msgspec.structs.replace(
-        captured, step=said.get("step", 0), started_us=to_micros(said["started_at"], "$.started_at")
+        captured,
+        step=said.get("step", 0),
+        started_us=to_micros(said["started_at"], "$.started_at"),
+        vitals=vitals(view(said, Interaction)),
     )
 
 

@@ -140,4 +140,5 @@ def _labels(corpus: Corpus, examples: Path, rows: Sequence[int], wanted: Sequenc
             interaction = row.interaction
             named = {"model": interaction.get("model"), "agent": interaction.get("agent")}
             said[row.episode_id, row.interaction_id] = {**named, **interaction.get("tags", {})}
-    return {label: [str(said[ids[i]].get(label, "")) for i in rows] for label in wanted}
+    values = {label: [said[ids[i]].get(label) for i in rows] for label in wanted}
+    return {label: ["" if value is None else str(value) for value in found] for label, found in values.items()}

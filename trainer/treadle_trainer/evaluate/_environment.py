@@ -35,7 +35,9 @@ def score(spec: EnvironmentSpec, progress: Callable[..., None]) -> dict[str, Any
         start = time.monotonic()
         values = evaluator(folder, environment, tasks, spec.seed)
         if len(values) != len(tasks):
-            raise EvaluationFailed(f"{spec.evaluator}: expected {len(tasks)} scores for {name}, got {len(values)}")
+            raise EvaluationFailed(
+                f"{spec.evaluator}: expected {len(tasks)} finite scores for {name}, got {len(values)}"
+            )
         found = _by_metric(values, f"{spec.evaluator}: {name}")
         scores[name], metrics[name] = found.pop("score"), found
         mean = sum(scores[name]) / len(tasks)
