@@ -15,24 +15,29 @@ TreadleError (treadle_schemas.errors)
     ├── ColumnsMissing           no token columns are there; they can be made again
     ├── ColumnsDamaged           a file of token columns is not what was written; they can be made again
     ├── TemplateRefused          a chat template in which the response cannot be told from the rest
+    ├── FolderRefused            what an external trainer left is no model folder, or holds code
     ├── EvaluationFailed         an evaluator gave no usable scores
     └── JobFailed                a training or evaluation process ended badly; `log` names its log
+        ├── BackendFailed        ... because the command of an external trainer did
         ├── JobTimedOut          ... because its time was up
         └── JobStopped           ... because its caller wanted it to end; it may be run again
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from treadle_schemas import TreadleError
 
 __all__ = [
     "AliasMoved",
+    "BackendFailed",
     "ColumnsDamaged",
     "ColumnsMissing",
     "DataRefused",
     "EvaluationFailed",
+    "FolderRefused",
     "JobFailed",
     "JobStopped",
     "JobTimedOut",
@@ -124,6 +129,14 @@ class TemplateRefused(TrainerError):
     """A chat template in which the response cannot be told from the rest of the conversation."""
 
 
+class FolderRefused(TrainerError):
+    """What an external trainer left is no model folder that can be loaded without executing something of it."""
+
+    def __init__(self, folder: Path, problems: Iterable[str]) -> None:
+        super().__init__(f"{folder}: is no model folder to go on with: {'; '.join(problems)}")
+        self.folder = folder
+
+
 class EvaluationFailed(TrainerError):
     """An evaluator gave no usable scores."""
 
@@ -134,6 +147,10 @@ class JobFailed(TrainerError):
     def __init__(self, message: str, log: Path | None = None) -> None:
         super().__init__(message)
         self.log = log
+
+
+class BackendFailed(JobFailed):
+    """The command of an external trainer could not be started, or ended badly. `log` holds what it printed."""
 
 
 class JobTimedOut(JobFailed):

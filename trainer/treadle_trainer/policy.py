@@ -6,6 +6,7 @@ Stored as `registry/WORKSPACE/SLOT/policy.json` below treadle's home. It is read
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from treadle_schemas import SettingError, content_hash
 from treadle_schemas.ids import check_slot, check_workspace
 
 from treadle_trainer._files import write_atomically
+from treadle_trainer.backends import Backend
 
 __all__ = ["CanaryPolicy", "GatePolicy", "GuardMetric", "GuardPolicy", "TrainingPolicy", "policy_path"]
 
@@ -107,6 +109,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Longest sequence in tokens; a longer trajectory is split at turns."""
     save_steps: int | None = None
     """Steps between checkpoints, from which a training that was cut short goes on. None: only when it is asked to end."""
+    backend: Backend | None = None
+    """An external trainer: `{"command": ..., "form": ...}`. None: TRL, here."""
     rows: Literal["rewarded", "all"] = "rewarded"
     """Which train rows to imitate: those with a reward above zero, or all, where the corpus's filter has chosen already."""
     newest_rows: int | None = None
@@ -186,6 +190,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for holds, name, value, wanted in rules:
             if not holds:
                 raise SettingError(f"policy {name}={value!r}: expected {wanted}")
+        if self.backend is not None:
+            self.backend.checked(self.method)
         return self
 
     @property
@@ -194,6 +200,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         shaping = msgspec.to_builtins(self)
         for name in ("guard", "canary", "promotion", "min_new_rows", "corpus", "timeout_s", "save_steps"):
             del shaping[name]
+        if self.backend is None:
+            del shaping["backend"]
         return content_hash(shaping)
 
     def changed(self, settings: dict[str, Any]) -> TrainingPolicy:
@@ -206,8 +214,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             place = plain
             *parents, last = name.split(".")
             for parent in parents:
-                if place.get(parent) is None and parent == "guard":
-                    place[parent] = msgspec.to_builtins(GuardPolicy())
+                if place.get(parent) is None and parent in _OPTIONAL:
+                    place[parent] = dict(_OPTIONAL[parent])
                 place = place.get(parent)
                 if not isinstance(place, dict):
                     raise SettingError(f"policy {name}: there is no such setting")
@@ -233,6 +241,13 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             return _convert(msgspec.json.decode(text), os.fspath(path)).checked()
         except msgspec.DecodeError as err:
             raise SettingError(f"{path}: not JSON: {err}") from err
+
+
+_OPTIONAL: Mapping[str, dict[str, Any]] = {
+    "guard": msgspec.to_builtins(GuardPolicy()),
+    "backend": {"command": ""},
+}
+"""What a part that may be null begins with, when one of its settings is written."""
 
 
 def policy_path(root: Path, workspace: str, slot: str) -> Path:

@@ -95,7 +95,8 @@ def run_turn(
     `split` is the workspace's; `label` tells turns on the same version and policy apart; `context` is kept in the evidence.
     Raises NoChampion, JobStopped when `should_stop` said so, and any other TreadleError after recording it as failed.
     """
-    check_method(policy.method)
+    if policy.backend is None:
+        check_method(policy.method)
     try:
         opened = Corpus.open(corpus)
     except TreadleError as err:
@@ -341,6 +342,7 @@ def train_spec(policy: TrainingPolicy, base: Path, corpus: Corpus, work: Path, o
         accumulate=policy.accumulate,
         packed=policy.packed,
         save_steps=policy.save_steps,
+        backend=policy.backend,
         steps=policy.steps,
         lr=policy.lr,
         batch=policy.batch,

@@ -39,6 +39,17 @@ REFUSED = 3
 @click.option("--seed", type=int, help="Seed.")
 @click.option("--timeout", "timeout_s", type=DURATION, help="Longest run, for example 30m.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the model. Default: below the jobs folder.")
+@click.option(
+    "--backend-command", metavar="COMMAND", help="Train with this command: 'axolotl train {config}'. See docs/scale.md."
+)
+@click.option(
+    "--backend-form", type=click.Choice(["axolotl", "openai", "treadle", "trl", "verl"]), help="Form of its rows."
+)
+@click.option(
+    "--backend-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A config file for it, with places in braces to fill.",
+)
 @click.option("--register", is_flag=True, help="Register the model as a release.")
 @click.option(
     "--gate",
@@ -68,6 +79,9 @@ def train(
     workspace: str | None,
     slot: str,
     as_json: bool,
+    backend_command: str | None,
+    backend_form: str | None,
+    backend_config: Path | None,
     **overrides: Any,
 ) -> int:
     """Train on the train side of a corpus version.
@@ -75,7 +89,6 @@ def train(
     The settings are those of the slot's policy, where it has one, with the options on top. Only what the agent wrote is learned, by
     default in rows with a reward above zero. Held-out rows are never trained on.
     """
-    check_method(method)
     if out is not None and evaluate:
         raise click.UsageError("--gate keeps the model as a release; --out has no place beside it")
     if resume is not None and evaluate:
@@ -90,7 +103,15 @@ def train(
     workspace = workspace or corpus.manifest.workspace
     given = {name: value for name, value in overrides.items() if value is not None}
     stored = TrainingPolicy.load(registry_root(settings), workspace, slot) or TrainingPolicy()
+    backend = {
+        "backend.command": backend_command,
+        "backend.form": backend_form,
+        "backend.config": str(backend_config.absolute()) if backend_config is not None else None,
+    }
+    given |= {name: value for name, value in backend.items() if value is not None}
     policy = stored.changed({**given, "method": method})
+    if policy.backend is None:
+        check_method(method)
     if base is not None:
         policy = policy.changed({"base": str(_base_folder(settings, base))})
     if evaluate:
@@ -147,6 +168,11 @@ def _trained(
         report["release"] = str(release)
     if as_json:
         echo_json(report)
+    elif policy.backend is not None:
+        click.echo(
+            f"trained on {training['lines']} lines in form {policy.backend.form}, {training['backend_seconds']:.1f} s: "
+            f"{report.get('release', target)}"
+        )
     else:
         ratio = training["step_tokens"] / training["tokens"]
         saved = f", where the steps held {ratio:.1f} times as much" if ratio > 1 else ""

@@ -9,7 +9,6 @@ parent, ends the running job and the nursery.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -20,7 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-PR_SET_PDEATHSIG = 1
+from treadle_trainer.jobs._leftovers import die_with_parent, nothing_left_behind
+
 POLL_S = 0.02
 
 
@@ -52,6 +52,13 @@ def _preload() -> None:
 
 
 def _serve(request: dict[str, Any], replies: int) -> None:
+    with nothing_left_behind():
+        code = _supervised(request, replies)
+    _reply(replies, exit=code)
+
+
+def _supervised(request: dict[str, Any], replies: int) -> int:
+    """Fork the job and wait for its end. Returns its exit code, or a signal's number negated."""
     pid = os.fork()
     if pid == 0:
         os.close(replies)
@@ -62,8 +69,7 @@ def _serve(request: dict[str, Any], replies: int) -> None:
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            _reply(replies, exit=os.waitstatus_to_exitcode(status))
-            return
+            return os.waitstatus_to_exitcode(status)
         # readable while a job runs can only mean the end: the parent asks for one job at a time
         if select.select([0], [], [], POLL_S)[0]:
             os.killpg(pid, signal.SIGKILL)
@@ -75,7 +81,7 @@ def _child(folder: Path) -> NoReturn:
     code = 1
     try:
         os.setpgid(0, 0)  # its helpers die with it
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)

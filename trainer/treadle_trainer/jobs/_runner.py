@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from treadle_schemas import SettingError, TreadleError
 
 from treadle_trainer._files import locked, write_atomically
 from treadle_trainer.errors import (
+    BackendFailed,
     DataRefused,
     JobFailed,
     JobStopped,
@@ -36,7 +38,12 @@ TERM_GRACE_S = 5.0
 """How long a job may clean up after SIGTERM before SIGKILL."""
 LOG_TAIL_CHARS = 600
 
-_REFUSALS = {error.__name__ for error in (DataRefused, StateRefused, TokenizerMismatch, TemplateRefused)}
+_REFUSALS: dict[str, type[TreadleError]] = {
+    **{error.__name__: DataRefused for error in (DataRefused, StateRefused, TokenizerMismatch)},
+    TemplateRefused.__name__: TemplateRefused,
+    SettingError.__name__: SettingError,
+}
+"""What was asked of the job makes no sense: no fault of the process."""
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -82,8 +89,8 @@ class JobRunner:
     ) -> dict[str, Any]:
         """Do one job and return its result. Files of an earlier run of that name are removed, but for what `spec` names.
 
-        Raises DataRefused and TemplateRefused as the job did, JobFailed (its own words, its log), JobTimedOut after `timeout_s`,
-        JobStopped when `should_stop` says so.
+        Raises DataRefused, TemplateRefused, SettingError and BackendFailed as the job did, JobFailed (its own words, its log),
+        JobTimedOut after `timeout_s`, JobStopped when `should_stop` says so.
         """
         folder = self.prepare(name)
         for old in ("result.json", "progress.jsonl", "log.txt"):
@@ -240,8 +247,10 @@ def _result(folder: Path, code: int) -> dict[str, Any]:
         raise JobFailed(
             f"{folder.name}: {how} without a result; its last words in {log}: {words or 'none'}", log
         ) from None
-    if result.get("kind") in _REFUSALS:  # what was asked of it makes no sense: no fault of the process
-        raise (TemplateRefused if result["kind"] == TemplateRefused.__name__ else DataRefused)(result["error"])
+    if (refusal := _REFUSALS.get(str(result.get("kind")))) is not None:
+        raise refusal(result["error"])
+    if result.get("kind") == BackendFailed.__name__:
+        raise BackendFailed(f"{folder.name}: {result['error']}", log)
     if "error" in result:
         raise JobFailed(f"{folder.name}: {result['error']} (log: {log})", log)
     return result

@@ -7,6 +7,8 @@ from typing import Literal
 import msgspec
 from treadle_schemas import Split, content_hash
 
+from treadle_trainer.backends import Backend
+
 __all__ = ["EnvironmentSpec", "JobSpec", "LikelihoodSpec", "TrainSpec"]
 
 
@@ -34,6 +36,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     accumulate: int = 1
     packed: bool = False
     save_steps: int | None = None
+    backend: Backend | None = None
+    """None: TRL, in this process."""
 
     @property
     def fingerprint(self) -> str:
@@ -41,6 +45,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
         shaping = msgspec.to_builtins(self)
         for name in ("out", "work", "save_steps"):
             del shaping[name]
+        if self.backend is None:
+            del shaping["backend"]
         return content_hash(shaping)
 
 

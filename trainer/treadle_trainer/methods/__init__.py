@@ -28,6 +28,10 @@ def check_method(name: str) -> str:
 
 def train(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
     """Do the training. Returns counts, losses and versions. Call it in a job process only: it imports torch."""
+    if spec.backend is not None:
+        from treadle_trainer.backends._run import train_outside
+
+        return train_outside(spec, spec.backend, progress)
     check_method(spec.method)
     from treadle_trainer.methods._sft import train_sft
 
