@@ -3,9 +3,11 @@
 Importing this package is light; Deeplake is loaded when a corpus is opened.
 """
 
+from treadle_corpus._moments import folded_offsets
 from treadle_corpus._parts import PartRecord, read_parts
 from treadle_corpus._rows import Decision, GradedRecord, decode_key, read_record
 from treadle_corpus._tally import Tally, kinds_of
+from treadle_corpus._tombstones import erased_episodes
 from treadle_corpus._versions import read_tags, set_tag, untag
 from treadle_corpus.diff import Diff, RowChange
 from treadle_corpus.erasure import Erasure, VersionChange, erase, erasures
@@ -92,7 +94,9 @@ __all__ = [
     "content_hash",
     "decode_key",
     "erase",
+    "erased_episodes",
     "erasures",
+    "folded_offsets",
     "is_wanted",
     "kinds_of",
     "name_of",

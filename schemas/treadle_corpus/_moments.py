@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from treadle_corpus import _versions
+from treadle_corpus import _files, _versions
 from treadle_corpus._journal import decoded, journals, read_journal
 from treadle_corpus._parts import PartKey
 from treadle_corpus._recovery import checked_journal
@@ -15,7 +15,7 @@ from treadle_corpus._state import State
 from treadle_corpus._versions import VersionFile
 from treadle_corpus.errors import CorpusDamaged
 
-__all__ = ["Moment", "moments"]
+__all__ = ["Moment", "folded_offsets", "moments"]
 
 
 class Moment(NamedTuple):
@@ -58,3 +58,16 @@ def moments(path: Path, *, head: bool = False) -> Iterator[Moment]:
             raise CorpusDamaged(path, f"index/{journal:06d}.log cannot be read ({err})") from err
         if journal in last and state is not None and at_end not in made:
             yield Moment(None, state, rows, parts)
+
+
+def folded_offsets(path: Path) -> dict[int, int]:
+    """Next offset of `.graded` by partition, as the last commit of the corpus at `path` has it; a writer may be at work.
+
+    Raises CorpusMissing, CorpusOutdated, CorpusDamaged.
+    """
+    last = journals(path)[-1:] if _files.check_marker(path) == "ready" else []
+    offsets: dict[str, int] = {}
+    for number in last:
+        for _, commit in decoded(path, read_journal(path, number)):
+            offsets = commit.control.offsets
+    return {int(partition): offset for partition, offset in offsets.items()}

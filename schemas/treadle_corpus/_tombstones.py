@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from treadle_corpus import _disk
 from treadle_corpus._rows import Key, encode_key
 from treadle_corpus.errors import CorpusDamaged
 
-__all__ = ["Erasure", "Tombstones", "VersionChange", "adopt", "erasures", "write_erasure"]
+__all__ = ["Erasure", "Tombstones", "VersionChange", "adopt", "erased_episodes", "erasures", "write_erasure"]
 
 _FOLDER: Final = "erasures"
 _RECORD: Final = re.compile(r"([1-9][0-9]{0,8})\.json")
@@ -115,6 +116,11 @@ def erasures(path: Path) -> list[Erasure]:
         except (OSError, msgspec.DecodeError) as err:
             raise CorpusDamaged(path, f"{_FOLDER}/{name} cannot be read ({err})") from err
     return sorted(found, key=lambda one: one.number)
+
+
+def erased_episodes(path: Path) -> Callable[[str], bool]:
+    """Which episodes were erased from the corpus at `path`; none where there is no corpus. Raises CorpusDamaged."""
+    return Tombstones.read(path).covers
 
 
 def salted(path: Path) -> Tombstones:

@@ -123,6 +123,8 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long the join keeps the state of a row after the append of its first copy. What comes later is a dead letter."""
     policies: tuple[SnapshotPolicy, ...] = ()
     """Snapshot policies, each of another name. The built-in one is not among them, unless one took its place."""
+    archives: tuple[str, ...] = ()
+    """Where closed ranges of the log were archived, the last one being where to go on: folders, or URLs of object stores."""
 
     def metric(self, name: str) -> Metric | None:
         """The declared metric of that name, or None."""

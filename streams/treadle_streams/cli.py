@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Store, list, show and delete snapshot policies.",
     ),
     "corpus": ("treadle_streams.snapshot.corpus_cli:corpus", "Look into corpora and export views of them."),
+    "archive": ("treadle_streams.archive.commands:archive", "Move closed ranges of the log into files."),
     "check-producer": (
         "treadle_streams.conformance.commands:check_producer",
         "Check what a producer sent against the contract.",

@@ -137,6 +137,17 @@ class Admin:
                 if err.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise translate(err, f"deleting topic {name}") from err
 
+    def delete_before(self, offsets: Mapping[Partition, int]) -> None:
+        """Delete the records of partitions below an offset, for good. Raises LogError."""
+        if not offsets:
+            return
+        asked = [TopicPartition(name, number, offset) for (name, number), offset in offsets.items()]
+        for place, future in self._admin.delete_records(asked).items():
+            try:
+                future.result(30)
+            except KafkaException as err:
+                raise translate(err, f"deleting records of {place.topic}[{place.partition}]") from err
+
     def groups(self, prefix: str) -> dict[str, int]:
         """Member count by consumer group, of the groups whose name starts with `prefix`."""
         try:

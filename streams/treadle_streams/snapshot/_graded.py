@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from treadle.log import Admin, Record, read
+from treadle.log import Admin, Record
 from treadle_corpus import GradedRecord, PartRecord, read_parts, read_record
 from treadle_schemas.codec import GRADED, PART, REGRADED, header_map
 from treadle_schemas.errors import FieldError
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 
+from treadle_streams.archive.history import History
 from treadle_streams.snapshot.errors import LogMismatch
 
-__all__ = ["BATCH_RECORDS", "Decoded", "batches", "decoded", "graded_ends"]
+__all__ = ["BATCH_RECORDS", "Decoded", "batches", "decoded", "episode_of", "graded_ends"]
 
 BATCH_RECORDS: Final = 2000
 _BATCH_BYTES: Final = 64 * 1024 * 1024
@@ -29,8 +30,12 @@ class Decoded(NamedTuple):
     bad: list[tuple[Record, str, str]]
 
 
-def graded_ends(admin: Admin, workspace: WorkspaceSettings, held: Mapping[int, int], folder: object) -> dict[int, int]:
-    """Where `.graded` ends. Raises LogMismatch where that does not go with the offsets that are `held` in `folder`."""
+def graded_ends(
+    admin: Admin, workspace: WorkspaceSettings, held: Mapping[int, int], folder: object, history: History
+) -> dict[int, int]:
+    """Where `.graded` ends. Raises LogMismatch where that does not go with the offsets that are `held` in `folder`: what is needed is
+    neither in the log nor archived.
+    """
     name = topic(workspace.workspace, "graded")
     partitions = [(name, p) for p in range(workspace.partitions)]
     ends, starts = admin.end_offsets(partitions), admin.start_offsets(partitions)
@@ -41,24 +46,27 @@ def graded_ends(admin: Admin, workspace: WorkspaceSettings, held: Mapping[int, i
                 f"{name}[{partition}] ends at offset {end}, but {folder} folded it up to {known}: the log lost "
                 "records, or is another one. Write to another path"
             )
-        first = starts[name, partition]
-        if first > (known or 0):
-            raise LogMismatch(
-                f"{name}[{partition}] begins at offset {first}, but {folder} needs it from {known or 0} on: graded rows "
-                "are gone, so no version can be the exact fold of it. `.graded` must keep everything (retention.ms=-1)"
-            )
+    gap = history.missing(
+        "graded", {p: held.get(p, 0) for p in range(workspace.partitions)}, {p: o for (_, p), o in starts.items()}
+    )
+    if gap is not None:
+        partition, begin, last = gap
+        raise LogMismatch(
+            f"{name}[{partition}] begins at offset {starts[name, partition]}, but {folder} needs it from {held.get(partition, 0)} on, and "
+            f"offsets {begin} to {last} are not archived: graded rows are gone, so no version can be the exact fold of it. `.graded` must "
+            "keep everything (retention.ms=-1), or be archived before it is cut"
+        )
     return {partition: end for (_, partition), end in ends.items()}
 
 
 def batches(
-    servers: str, workspace: WorkspaceSettings, start: Mapping[int, int], ends: Mapping[int, int], limit: int
+    history: History, start: Mapping[int, int], ends: Mapping[int, int], limit: int
 ) -> Iterator[tuple[list[Record], dict[int, int]]]:
-    """The records from `start` up to `ends`, at most `limit` at once, each batch with the offsets after it."""
+    """The records from `start` up to `ends`, archived or live, at most `limit` at once, each batch with the offsets after it."""
     offsets = dict(start)
     batch: list[Record] = []
     size = 0
-    name = topic(workspace.workspace, "graded")
-    for record in read(servers, name, workspace.partitions, start=start, until=ends):
+    for record in history.read("graded", start=start, until=ends):
         batch.append(record)
         size += len(record.value or b"")
         offsets[record.partition] = record.offset + 1
@@ -82,6 +90,11 @@ def decoded(batch: Sequence[Record]) -> Decoded:
             found.values.append(taken)
             found.good.append(record)
     return found
+
+
+def episode_of(value: GradedRecord | PartRecord) -> str:
+    """The episode that a record is of."""
+    return value.episode_id if isinstance(value, PartRecord) else value.row.episode_id
 
 
 def _decode(record: Record) -> GradedRecord | PartRecord | None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from treadle.log import Admin
-from treadle_corpus import Policy, Preview, Tally
+from treadle_corpus import Policy, Preview, Tally, erased_episodes
 
 from treadle_streams import filter as filters
 from treadle_streams import workspaces
+from treadle_streams.archive.history import History
 from treadle_streams.snapshot._counts import counts_json
-from treadle_streams.snapshot._graded import BATCH_RECORDS, batches, decoded, graded_ends
+from treadle_streams.snapshot._graded import BATCH_RECORDS, batches, decoded, episode_of, graded_ends
 from treadle_streams.snapshot._pending import PendingRows
 from treadle_streams.snapshot._rounds import wait_for_join, wait_regraded
 from treadle_streams.snapshot._selector import PolicySelector
@@ -103,12 +104,15 @@ def dry_run(
     wait_for_join(admin, settings, wait_s, tell)
     pending = PendingRows(servers, settings, corpus / "progress.json", remember=False)
     wait_regraded(admin, settings, pending, began, wait_s, tell)
-    ends = graded_ends(admin, settings, {}, "a dry run")
+    history = History(servers, settings)
+    ends = graded_ends(admin, settings, {}, "a dry run", history)
+    erased = erased_episodes(corpus)
     preview = Preview(policy)
     refused = 0
-    for batch, offsets in batches(servers, settings, {}, ends, BATCH_RECORDS):
+    for batch, offsets in batches(history, {}, ends, BATCH_RECORDS):
         found = decoded(batch)
-        refused += len(found.bad) + len(preview.apply(found.values, max(r.timestamp_ms for r in batch)))
+        values = [value for value in found.values if not erased(episode_of(value))]
+        refused += len(found.bad) + len(preview.apply(values, max(r.timestamp_ms for r in batch)))
         if tell is not None:
             tell(f"read {sum(offsets.values())} of {sum(ends.values())} offsets of .graded")
     selector = PolicySelector(policy, filters.metric_types(settings, preview.metric_kinds), preview.watermark_ms)

@@ -12,6 +12,7 @@ from treadle_corpus import Corpus, CorpusRef, Diff, Manifest, RowChange, erasure
 from treadle_schemas.codec import to_json
 
 from treadle_streams.snapshot._erased import erasures_json, erasures_line
+from treadle_streams.snapshot.proof_cli import archive_option, verify_from_log
 
 __all__ = ["diff", "log", "tag", "verify"]
 
@@ -97,9 +98,10 @@ def diff(settings: Settings, before: str, after: str, limit: int, as_json: bool)
 @click.argument("ref", metavar="PATH[@vN|@TAG]")
 @click.option("--all", "every", is_flag=True, help="Every version of the corpus.")
 @click.option("--from-log", is_flag=True, help="Recompute it from the workspace's log too, with the version's policy.")
+@archive_option
 @json_option
 @pass_settings
-def verify(settings: Settings, ref: str, every: bool, from_log: bool, as_json: bool) -> None:
+def verify(settings: Settings, ref: str, every: bool, from_log: bool, archives: tuple[str, ...], as_json: bool) -> None:
     """Read all that a version is made of and compare: checksums of its files, and its content hash with one computed anew.
 
     With --from-log the version is also made again in a temporary folder, from `.graded` up to the version's offsets without what was erased
@@ -128,9 +130,7 @@ def verify(settings: Settings, ref: str, every: bool, from_log: bool, as_json: b
                         + (f", as its erasure record says: {said}" if said else "")
                     )
         if from_log:
-            from treadle_streams.snapshot.proof_cli import verify_from_log
-
-            verify_from_log(settings, named.path, numbers, made if as_json else None)
+            verify_from_log(settings, named.path, numbers, made if as_json else None, archives)
         elif as_json:
             echo_json({"corpus": named.name, "verified": made})
 

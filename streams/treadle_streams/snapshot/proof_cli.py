@@ -17,11 +17,23 @@ from treadle_streams.snapshot.errors import ReplayError
 from treadle_streams.snapshot.replay import prove
 from treadle_streams.snapshot.replay import rebuild as make_again
 
-__all__ = ["rebuild", "verify_from_log"]
+__all__ = ["archive_option", "rebuild", "verify_from_log"]
+
+archive_option = click.option(
+    "--archive",
+    "archives",
+    metavar="TARGET",
+    multiple=True,
+    help="Read what the log has no more from here, beside the archives that the workspace names. Repeatable.",
+)
 
 
 def verify_from_log(
-    settings: Settings, path: Path, numbers: Sequence[int], verified: list[dict[str, Any]] | None
+    settings: Settings,
+    path: Path,
+    numbers: Sequence[int],
+    verified: list[dict[str, Any]] | None,
+    archives: Sequence[str] = (),
 ) -> None:
     """Prove versions and print what was proven. With `verified`, what lay on disk as it should, all as JSON, also what could not be.
 
@@ -30,7 +42,7 @@ def verify_from_log(
     proven: list[dict[str, Any]] = []
     erased = erasures(path)
     try:
-        for made in prove(settings.bootstrap_servers, path, numbers, _tell):
+        for made in prove(settings.bootstrap_servers, path, numbers, _tell, archives):
             proven.append({**_entry(made), "erasures": erasures_json(erased, made.version)})
             if verified is None:
                 offsets = ", ".join(f"{partition}:{offset}" for partition, offset in made.offsets.items())
@@ -50,9 +62,12 @@ def verify_from_log(
 @click.argument("ref", metavar="PATH")
 @click.option("--to", "target", metavar="NEWPATH", help="Put it there, where nothing is yet, and leave the old one.")
 @click.option("--as-of", metavar="vN", help="Up to this version; needs --to where there are newer ones.")
+@archive_option
 @json_option
 @pass_settings
-def rebuild(settings: Settings, ref: str, target: str | None, as_of: str | None, as_json: bool) -> None:
+def rebuild(
+    settings: Settings, ref: str, target: str | None, as_of: str | None, archives: tuple[str, ...], as_json: bool
+) -> None:
     """Make a corpus again from the log: every version that it has, under its number, each compared with the old one.
 
     Without --to the new corpus takes the place of the old one, which is not touched before the new one is whole; meanwhile nobody may
@@ -71,7 +86,7 @@ def rebuild(settings: Settings, ref: str, target: str | None, as_of: str | None,
         raise click.UsageError("--as-of leaves newer versions out; name --to NEWPATH, so that they are not lost")
     to = None if target is None else resolve_target(target, settings.corpus_root)
     try:
-        made = make_again(settings.bootstrap_servers, parsed.path, to=to, as_of=number, tell=_tell)
+        made = make_again(settings.bootstrap_servers, parsed.path, to=to, as_of=number, tell=_tell, archives=archives)
     except ReplayError as err:
         if as_json:
             echo_json({"corpus": str(to or parsed.path), "rebuilt": [], "failed": err.to_json()})

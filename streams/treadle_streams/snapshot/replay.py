@@ -17,6 +17,7 @@ from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams import filter as filters
 from treadle_streams import workspaces
+from treadle_streams.archive.history import History
 from treadle_streams.filter import FilterError
 from treadle_streams.snapshot._graded import BATCH_RECORDS, batches, decoded
 from treadle_streams.snapshot._selector import PolicySelector
@@ -39,8 +40,11 @@ class _Told(NamedTuple):
     selector: str | None
 
 
-def prove(servers: str, path: Path, numbers: Sequence[int], tell: Tell | None = None) -> Iterator[Manifest]:
-    """Recompute versions of the corpus at `path` from `.graded`, in a temporary folder. Yields the manifest of each that is proven.
+def prove(
+    servers: str, path: Path, numbers: Sequence[int], tell: Tell | None = None, archives: Sequence[str] = ()
+) -> Iterator[Manifest]:
+    """Recompute versions of the corpus at `path` from `.graded`, in a temporary folder. What the log has no more is read from `archives`
+    and from those that the workspace names. Yields the manifest of each that is proven.
 
     Episodes that were erased from the corpus are left out of the log, so a version that an erasure changed is proven as its record has it.
 
@@ -50,11 +54,17 @@ def prove(servers: str, path: Path, numbers: Sequence[int], tell: Tell | None = 
     Raises LogGone, WorkspaceReplaced, PolicyNotReproducible, VersionDiffers, WorkspaceMissing, CorpusError, LogError.
     """
     with tempfile.TemporaryDirectory(prefix="treadle-proof-") as folder:
-        yield from _replay(servers, path, numbers, Path(folder) / "corpus", tell)
+        yield from _replay(servers, path, numbers, Path(folder) / "corpus", tell, archives)
 
 
 def rebuild(
-    servers: str, path: Path, *, to: Path | None = None, as_of: int | None = None, tell: Tell | None = None
+    servers: str,
+    path: Path,
+    *,
+    to: Path | None = None,
+    as_of: int | None = None,
+    tell: Tell | None = None,
+    archives: Sequence[str] = (),
 ) -> list[Manifest]:
     """Make the corpus at `path` again from `.graded`: every version that it has, under its number, each proven to be the same.
 
@@ -68,12 +78,14 @@ def rebuild(
         Corpus.open(CorpusRef(path, as_of)).close()  # VersionMissing
         there = [number for number in there if number <= as_of]
     with Replacement(to or path, new=to is not None) as replacement:
-        made = list(_replay(servers, path, there, replacement.fresh, tell))
+        made = list(_replay(servers, path, there, replacement.fresh, tell, archives))
         replacement.place()
     return made
 
 
-def _replay(servers: str, path: Path, numbers: Sequence[int], folder: Path, tell: Tell | None) -> Iterator[Manifest]:
+def _replay(
+    servers: str, path: Path, numbers: Sequence[int], folder: Path, tell: Tell | None, archives: Sequence[str]
+) -> Iterator[Manifest]:
     """Make the versions again in `folder`, one after the other, and yield each whose manifest says the same."""
     told = [_told(path, number) for number in numbers]
     if not told:
@@ -83,22 +95,23 @@ def _replay(servers: str, path: Path, numbers: Sequence[int], folder: Path, tell
     created = next((t.workspace_created_at for t in told if t.workspace_created_at is not None), settings.created_at)
     if created != settings.created_at:
         raise WorkspaceReplaced(path, settings.workspace, created, settings.created_at)
-    _check_log(Admin(servers), settings, path, newest)
+    history = History(servers, settings, archives)
+    _check_log(Admin(servers), history, settings, path, newest)
     policy = told[0].manifest.policy
     with CorpusWriter.open(folder, workspace=settings.workspace, workspace_created_at=created, policy=policy) as writer:
         writer.adopt_erasures(path)
         for version in told:
-            yield _again(servers, settings, path, version, writer, tell)
+            yield _again(history, settings, path, version, writer, tell)
 
 
 def _again(
-    servers: str, settings: WorkspaceSettings, path: Path, told: _Told, writer: CorpusWriter, tell: Tell | None
+    history: History, settings: WorkspaceSettings, path: Path, told: _Told, writer: CorpusWriter, tell: Tell | None
 ) -> Manifest:
     """Fold up to the offsets of one version, finish it, compare."""
     manifest = told.manifest
     ends = {int(partition): offset for partition, offset in manifest.offsets.items()}
     writer.policy = manifest.policy
-    for batch, offsets in batches(servers, settings, writer.offsets, ends, BATCH_RECORDS):
+    for batch, offsets in batches(history, writer.offsets, ends, BATCH_RECORDS):
         writer.apply(decoded(batch).values, offsets, max(r.timestamp_ms for r in batch))
         if tell is not None:
             tell(f"v{manifest.version}: folded {sum(offsets.values())} of {sum(ends.values())} offsets of .graded")
@@ -133,8 +146,8 @@ def _told(path: Path, number: int) -> _Told:
             return _Told(found.manifest, None, None)
 
 
-def _check_log(admin: Admin, settings: WorkspaceSettings, path: Path, newest: Manifest) -> None:
-    """Raises LogGone for the first partition that has not all records below the offsets."""
+def _check_log(admin: Admin, history: History, settings: WorkspaceSettings, path: Path, newest: Manifest) -> None:
+    """Raises LogGone for the first partition of which log and archives have not all records below the offsets."""
     name = topic(settings.workspace, "graded")
     needed = {int(partition): offset for partition, offset in newest.offsets.items() if offset > 0}
     there = admin.partitions().get(name, 0)
@@ -145,9 +158,11 @@ def _check_log(admin: Admin, settings: WorkspaceSettings, path: Path, newest: Ma
         if partition >= there:
             gone = (0, offset - 1)
             raise LogGone(path, newest.version, name, partition, gone, "the topic has no such partition")
-        if starts[where] > 0:
-            gone = (0, min(starts[where], offset) - 1)
-            raise LogGone(path, newest.version, name, partition, gone, f"the log begins at offset {starts[where]}")
+        gap = history.missing("graded", {partition: 0}, {partition: min(starts[where], offset)})
+        if gap is not None:
+            looked = f"not archived in {', '.join(history.targets)}" if history.targets else "archived nowhere"
+            why = f"the log begins at offset {starts[where]}, and they are {looked}"
+            raise LogGone(path, newest.version, name, partition, gap[1:], why)
         if ends[where] < offset:
             gone = (ends[where], offset - 1)
             raise LogGone(path, newest.version, name, partition, gone, f"the log ends at offset {ends[where]}")

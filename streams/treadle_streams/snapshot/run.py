@@ -18,6 +18,7 @@ from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams import filter as filters
 from treadle_streams import workspaces
+from treadle_streams.archive.history import History
 from treadle_streams.snapshot._announce import announce, announce_if_missing
 from treadle_streams.snapshot._counts import counts_json
 from treadle_streams.snapshot._graded import BATCH_RECORDS, batches, decoded, graded_ends
@@ -161,7 +162,9 @@ class Snapshotter:
         began = time.monotonic()
         wait_for_join(admin, self._workspace, wait_s, self._tell)  # 1
         wait_regraded(admin, self._workspace, self._pending, began, wait_s, self._tell)  # 2
-        refused = self._fold(graded_ends(admin, self._workspace, self.writer.offsets, self.writer.path))  # 3
+        history = History(self._servers, self._workspace)
+        ends = graded_ends(admin, self._workspace, self.writer.offsets, self.writer.path, history)
+        refused = self._fold(history, ends)  # 3
         pending = self._pending.count(self.writer.settled, self.writer.unsettled())
         metrics = filters.metric_types(self._workspace, self.writer.metric_kinds)
         selector = PolicySelector(self.writer.policy, metrics, self.writer.watermark_ms)
@@ -190,10 +193,10 @@ class Snapshotter:
             announce_if_missing(self._servers, self.writer.name, newest)
             self._announced = newest.version
 
-    def _fold(self, ends: dict[int, int]) -> int:
+    def _fold(self, history: History, ends: dict[int, int]) -> int:
         """Fold up to `ends`; how many records were refused."""
         refused = 0
-        for batch, offsets in batches(self._servers, self._workspace, self.writer.offsets, ends, BATCH_RECORDS):
+        for batch, offsets in batches(history, self.writer.offsets, ends, BATCH_RECORDS):
             refused += self._apply(batch, offsets)
             if self._tell is not None:
                 self._tell(f"folded {sum(offsets.values())} of {sum(ends.values())} offsets of .graded")

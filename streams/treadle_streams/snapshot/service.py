@@ -299,6 +299,9 @@ def _tail(
     """From where the first of the policies looks on."""
     name = topic(workspace.workspace, "graded")
     begin = {(name, p): min(one.looked.get(p, 0) for one in served) for p in range(workspace.partitions) if served}
+    # below its start the log is archived: a run reads that by itself
+    starts = Admin(servers).start_offsets(begin)
+    begin = {place: max(offset, starts[place]) for place, offset in begin.items()}
     return TailReader(servers, {**begin, **(more or {})})
 
 

@@ -14,17 +14,18 @@ Cut off before 4 a partition has no META and the worker refuses as before; the c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 from confluent_kafka import KafkaException, Producer
 from treadle.errors import LogError
-from treadle.log import Admin, producer_settings, read
+from treadle.log import Admin, producer_settings
 from treadle_schemas import codec, topics
 from treadle_schemas.workspace import WorkspaceSettings
 
+from treadle_streams.archive.history import History
 from treadle_streams.errors import WorkspaceInUse
 from treadle_streams.join import INPUTS, META_KEY, Meta, encode, row_key
 from treadle_streams.join.restoring import Restore, seed_of
@@ -52,8 +53,11 @@ def restore(
     *,
     tell: Callable[[str], None] = lambda _: None,
     patience_s: float = 10.0,
+    archives: Sequence[str] = (),
 ) -> Restored:
     """Write what the worker needs to rebuild the join's state of a workspace from its inputs and `.graded`.
+
+    What `.graded` has no more is read from `archives` and from those that the workspace names.
 
     Waits `patience_s` for the group to be empty: a worker that was killed is a member until its session ends. Raises WorkspaceInUse
     while a worker runs, LogError.
@@ -71,7 +75,7 @@ def restore(
     starts, ends = admin.start_offsets(inputs.values()), admin.end_offsets(inputs.values())
     said = admin.committed(group, inputs.values())
     tell(f"reading the last revision of every row from {topics.topic(name, 'graded')}")
-    seeds = _seeds(servers, workspace)
+    seeds = _seeds(History(servers, workspace, archives), workspace)
     tell(f"{sum(map(len, seeds.values()))} rows; making {changelog} anew")
     _make_anew(admin, changelog, workspace.partitions)
     producer = Producer(
@@ -98,11 +102,10 @@ def restore(
     return Restored(sum(map(len, seeds.values())), sum(ends[tp] - starts[tp] for tp in inputs.values()))
 
 
-def _seeds(servers: str, workspace: WorkspaceSettings) -> dict[int, dict[bytes, bytes]]:
+def _seeds(history: History, workspace: WorkspaceSettings) -> dict[int, dict[bytes, bytes]]:
     """By partition and row key, the seed of each row."""
-    name = topics.topic(workspace.workspace, "graded")
     found: dict[int, dict[bytes, bytes]] = {p: {} for p in range(workspace.partitions)}
-    for record in read(servers, name, workspace.partitions, timeout_s=_TIMEOUT_S):
+    for record in history.read("graded"):
         if record.value is None or codec.header_map(record.headers).get("ce_type") != codec.GRADED.encode():
             continue
         try:

@@ -14,10 +14,19 @@ __all__ = ["command"]
 @click.option(
     "--from-log", is_flag=True, required=True, help="Rebuild from the inputs and .graded: the only way there is."
 )
+@click.option(
+    "--archive",
+    "archives",
+    metavar="TARGET",
+    multiple=True,
+    help="Read what .graded has no more from here, beside the archives that the workspace names. Repeatable.",
+)
 @yes_option
 @json_option
 @pass_settings
-def command(settings: Settings, name: str | None, from_log: bool, yes: bool, as_json: bool) -> int:
+def command(
+    settings: Settings, name: str | None, from_log: bool, archives: tuple[str, ...], yes: bool, as_json: bool
+) -> int:
     """Rebuild the join's lost state of a workspace from what Kafka keeps.
 
     For a worker that refuses to run (StateLost): its changelog topic is gone, or older than its inputs. The changelog is made anew,
@@ -31,7 +40,9 @@ def command(settings: Settings, name: str | None, from_log: bool, yes: bool, as_
     question = f"Throw away the join's state of workspace {workspace.workspace}, and rebuild it from the log?"
     if not confirmed(question, yes):
         return 1
-    done = restore(settings.bootstrap_servers, workspace, tell=lambda line: click.echo(line, err=True))
+    done = restore(
+        settings.bootstrap_servers, workspace, tell=lambda line: click.echo(line, err=True), archives=archives
+    )
     if as_json:
         echo_json({"workspace": workspace.workspace, "rows": done.rows, "records": done.records})
     else:
