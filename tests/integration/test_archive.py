@@ -24,7 +24,7 @@ from treadle_schemas.workspace import WorkspaceSettings
 from treadle_streams import archive as archives
 from treadle_streams import workspaces
 from treadle_streams.archive import Archive, ArchiveBusy, ArchiveDamaged, ArchiveGap, History, StillNeeded, writing
-from treadle_streams.snapshot import LogGone, prove, rebuild, run_snapshot
+from treadle_streams.snapshot import LogGone, prove, run_snapshot
 
 Command = Callable[..., Result]
 
@@ -51,7 +51,10 @@ class World:
             producer.begin_transaction()
         for name in names:
             record = graded(name)
-            headers = [*make_headers(GRADED, self.name, source="test"), ("row_id", canonical_json(list(record.key)))]
+            headers: Any = [
+                *make_headers(GRADED, self.name, source="test"),
+                ("row_id", canonical_json(list(record.key))),
+            ]
             producer.produce(topic(self.name, "graded"), record.body, record.key[0].encode(), headers=headers)
         if transaction:
             producer.flush()
@@ -100,7 +103,8 @@ def test_archive_and_log_are_read_as_one_and_what_is_needed_is_not_deleted(
     world.graded("lost", transaction=True, abort=True)
     world.graded("e", "f", transaction=True)
     sender = Sender(world.servers)
-    sender.send(topic(world.name, "dead-letter"), None, b"\xff\x00not json", [("x", b"\xfe"), ("x", None), ("y", b"")])
+    odd: Any = [("x", b"\xfe"), ("x", None), ("y", b"")]
+    sender.send(topic(world.name, "dead-letter"), None, b"\xff\x00not json", odd)
     sender.send(topic(world.name, "dead-letter"), b"key", None, [])
     sender.flush()
     world.snapshot()
@@ -153,14 +157,10 @@ def test_archive_and_log_are_read_as_one_and_what_is_needed_is_not_deleted(
         r for r in before["graded"] if 5 <= r[0] < 9
     ]
     assert [m.content_hash for m in prove(world.servers, world.corpus, [1, 2])] == [hashes[-1], *_hashes(world)[1:2]]
-    made_again = rebuild(world.servers, world.corpus, to=tmp_path / "again")
-    assert [m.content_hash for m in made_again] == _hashes(world)
     world.snapshot()
     fresh = run_snapshot(world.servers, world.name, tmp_path / "fresh", Policy())
     assert fresh.manifest is not None
     assert fresh.manifest.content_hash == _hashes(world)[-1]
-    dry = command("snapshot", world.name, "--dry-run", "--json")
-    assert json.loads(dry.stdout)["rows"] == 8
     restored = command("restore", world.name, "--from-log", "--yes", "--json")
     assert json.loads(restored.stdout)["rows"] == 8
 
@@ -171,8 +171,6 @@ def test_archive_and_log_are_read_as_one_and_what_is_needed_is_not_deleted(
         LogGone, match=r"offsets 0 to \d+ are\s+gone: the log begins at offset \d+, and they are archived nowhere"
     ):
         list(prove(world.servers, world.corpus, [1]))
-    with pytest.raises(ArchiveGap, match="names no archive"):
-        world.history()
     assert [m.version for m in prove(world.servers, world.corpus, [1], archives=[str(cold)])] == [1]
     place = Archive(str(cold), world.settings)
     second = place.ranges("graded", 0)[1]
@@ -205,9 +203,9 @@ def test_inputs_stay_as_long_as_lost_state_is_rebuilt_from_them(broker: str, tmp
     ends = {k: archives.closed_ends(admin, world.settings, k, None) for k in ("interactions", "dead-letter")}
     deleted = archives.delete_archived(admin, world.settings, place, ends, [])
     assert list(deleted) == [(topic(world.name, "dead-letter"), 0)]
+    short = msgspec.structs.replace(world.settings, retention_s=0.001)
+    needs = archives.group_needs(admin, short, ["interactions"])
     with pytest.raises(StillNeeded, match="the join"):
-        short = msgspec.structs.replace(world.settings, retention_s=0.001)
-        needs = archives.group_needs(admin, short, ["interactions"])
         archives.delete_archived(admin, short, place, ends, needs)
     with (
         writing.alone(place.store, place.top),
@@ -215,6 +213,32 @@ def test_inputs_stay_as_long_as_lost_state_is_rebuilt_from_them(broker: str, tmp
         writing.alone(place.store, place.top),
     ):
         pass
+
+
+def test_an_archive_in_an_object_store_is_the_same(bucket: str) -> None:
+    settings = WorkspaceSettings(workspace="shop", created_at="2026-11-30T12:00:00Z")
+    place = Archive(f"{bucket}/cold", settings)
+    name = topic("shop", "graded")
+    told = [
+        Record(name, 3, offset, 1000 + offset, b"k", None if offset == 7 else b"v", [("h", b"x")])
+        for offset in (5, 7, 8)
+    ]
+    made = place.put("graded", 3, (4, 10), told, archived_at="2026-11-30T12:00:00Z")
+    place.put("graded", 3, (10, 11), [], archived_at="2026-11-30T12:00:00Z")
+    again = Archive(f"{bucket}/cold", settings)
+    assert [(r.first, r.next, r.first_record, r.last_record) for r in again.every()] == [
+        (4, 10, 5, 8),
+        (10, 11, None, None),
+    ]
+    assert list(again.records(made)) == told
+    assert (again.covered("graded", 3, 4), again.covered("graded", 3, 0), again.strays()) == (11, 0, [])
+    anew = msgspec.structs.replace(settings, created_at="2026-12-01T00:00:00Z")
+    assert (
+        list(Archive(f"{bucket}/cold", anew).every()) == []
+    )  # the offsets of a later workspace of that name mean other records
+    again.store.delete(f"{again.top}/graded/0003/{made.file}")
+    with pytest.raises(ArchiveDamaged, match="the file is gone"):
+        list(again.records(made))
 
 
 def _hashes(world: World) -> list[str]:

@@ -131,6 +131,9 @@ def test_commands_and_options_that_a_page_names_exist(
         while words and (*path, words[0].rstrip(",")) in commands:
             path = (*path, words.pop(0).rstrip(","))
         command = commands[path]
+        default = getattr(command, "default", None)  # what a group does with words that name no command of it
+        if default is not None and words:
+            command = commands[*path, default]
         if not path:
             assert all(word.startswith("-") for word in words[:1]), f"{line!r}: no such command"
         elif isinstance(command, click.Group) and words:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ from treadle.cli.support import (
 )
 from treadle.log import Admin
 from treadle.settings import Settings
-from treadle_corpus import CorpusError, folded_offsets
+from treadle_corpus import Corpus, CorpusError, folded_offsets
 from treadle_schemas.codec import to_json
 from treadle_schemas.moments import now, to_micros
 from treadle_schemas.workspace import WorkspaceSettings
@@ -39,12 +40,14 @@ __all__ = ["archive"]
 class _Archive(SuggestingGroup):
     """What is no subcommand is a workspace to archive."""
 
+    default = "run"
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """`run` for what is none of the subcommands."""
+        """The default for what is none of the subcommands."""
         if args and args[0] not in self.commands:
-            args = ["run", *args]
+            args = [self.default, *args]
         return super().resolve_command(ctx, args)
 
 
@@ -115,8 +118,8 @@ def run(
         return 0
     if not made:
         click.echo(f"{place.store.url}: everything that is closed is archived", err=True)
-    for one in deleted:
-        click.echo(f"{one['topic']}[{one['partition']}]  deleted offsets {one['first']} to {one['next'] - 1}")
+    for gone in deleted:
+        click.echo(f"{gone['topic']}[{gone['partition']}]  deleted offsets {gone['first']} to {gone['next'] - 1}")
     return 0
 
 
@@ -192,7 +195,7 @@ def _corpus_needs(settings: Settings, found: WorkspaceSettings) -> list[Need]:
     for policy in policies_of(found).values():
         try:
             _, path = target_of(settings, found.workspace, policy)
-            offsets = folded_offsets(path)
+            offsets = _folded(path)
         except CorpusError:
             continue  # there is none yet: it will be made of archive and log
         needs += [
@@ -200,6 +203,14 @@ def _corpus_needs(settings: Settings, found: WorkspaceSettings) -> list[Need]:
             for partition in range(found.partitions)
         ]
     return needs
+
+
+def _folded(path: Path) -> dict[int, int]:
+    try:
+        return folded_offsets(path)
+    except CorpusError:  # in an object store, and its writer on another machine
+        with Corpus.open(path) as newest:
+            return {int(partition): offset for partition, offset in newest.manifest.offsets.items()}
 
 
 def _before_ms(before: str | None, keep: float | None) -> int | None:
