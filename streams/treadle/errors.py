@@ -13,6 +13,8 @@ TreadleError (treadle_schemas.errors)
     ├── SpoolUnwritable      the spool's folder cannot be written; events go straight to Kafka
     ├── RedactionRefused     the PII policy refuses events that hold what this one held
     ├── ReleaseUnusable      a release is not there, or a file of it is not what its manifest says
+    ├── AddressInUse         a server's address cannot be listened on
+    ├── AppFailed            a server could not start
     └── MissingExtra         a command needs a package that this installation lacks
 """
 
@@ -23,6 +25,8 @@ from pathlib import Path
 from treadle_schemas.errors import TreadleError
 
 __all__ = [
+    "AddressInUse",
+    "AppFailed",
     "LogError",
     "LogUnreachable",
     "MissingExtra",
@@ -129,3 +133,13 @@ class MissingExtra(SdkError):
             f"Install it with: pip install 'treadle[{extra}]'"
         )
         self.extra = extra
+
+
+class AddressInUse(SdkError):
+    """A server's address cannot be listened on."""
+
+    exit_code = 2
+
+
+class AppFailed(SdkError):
+    """A server could not start; its log says why."""

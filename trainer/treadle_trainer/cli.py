@@ -14,6 +14,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Show where a release comes from, and what became of a row.",
     ),
     "rights": ("treadle_trainer.commands.rights:rights", "Deny or allow what may be done with recorded work."),
+    "serve": (
+        "treadle_trainer.commands.serve:serve",
+        "Answer OpenAI chat completions with the champion, or a canary.",
+    ),
     "trainer": ("treadle_trainer.commands.services:trainer", "Run the service that trains on new corpus versions."),
     "guard": ("treadle_trainer.commands.services:guard", "Run the service that watches the live champion."),
 }

@@ -17,6 +17,7 @@ TreadleError (treadle_schemas.errors)
     ├── TemplateRefused          a chat template in which the response cannot be told from the rest
     ├── FolderRefused            what an external trainer left is no model folder, or holds code
     ├── EvaluationFailed         an evaluator gave no usable scores
+    ├── DeployFailed             a server does not load a release, or the release does not answer there
     └── JobFailed                a training or evaluation process ended badly; `log` names its log
         ├── BackendFailed        ... because the command of an external trainer did
         ├── JobTimedOut          ... because its time was up
@@ -36,6 +37,7 @@ __all__ = [
     "ColumnsDamaged",
     "ColumnsMissing",
     "DataRefused",
+    "DeployFailed",
     "EvaluationFailed",
     "FolderRefused",
     "JobFailed",
@@ -139,6 +141,10 @@ class FolderRefused(TrainerError):
 
 class EvaluationFailed(TrainerError):
     """An evaluator gave no usable scores."""
+
+
+class DeployFailed(TrainerError):
+    """A server does not load a release, or the release does not answer there. What served before goes on serving."""
 
 
 class JobFailed(TrainerError):

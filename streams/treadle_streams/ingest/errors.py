@@ -4,7 +4,6 @@ TreadleError (treadle_schemas.errors)
 └── StreamsError (treadle_streams.errors)
     └── IngestError
         ├── AccessFileUnusable     the file of tokens and secrets cannot be used
-        ├── AddressInUse           the address cannot be listened on
         └── Refused                answered instead of done; knows its HTTP status and code
             ├── Malformed          400: the body is not what its type says
             ├── NotAuthorised      401: no token, an unknown one, or a wrong signature
@@ -24,7 +23,6 @@ from treadle_streams.errors import StreamsError
 
 __all__ = [
     "AccessFileUnusable",
-    "AddressInUse",
     "Forbidden",
     "IngestError",
     "Invalid",
@@ -44,12 +42,6 @@ class IngestError(StreamsError):
 
 class AccessFileUnusable(IngestError):
     """The file of tokens and secrets cannot be read or written, or others may read it. The message says what to do."""
-
-    exit_code = 2
-
-
-class AddressInUse(IngestError):
-    """The address cannot be listened on."""
 
     exit_code = 2
 
