@@ -76,7 +76,11 @@ def test_an_answer_is_the_champions_and_is_recorded(tmp_path: Path, api: ApiServ
     async def test() -> None:
         async with proxy.running() as client:
             said = {**ASK, "top_p": 0.5, "metadata": {"episode_id": "e1", "task_id": "t1", "tier": "gold"}}
-            said["messages"] = [*ASK["messages"], {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "go"}]
+            said["messages"] = [
+                *ASK["messages"],
+                {"role": "assistant", "content": "yes?"},
+                {"role": "user", "content": "go"},
+            ]
             answer = await client.post("/v1/chat/completions", json=said, headers={"X-Treadle-Subject": "alice"})
             assert answer.status_code == 200, answer.text
             assert answer.json()["choices"][0]["message"]["content"] == TEXT

@@ -9,6 +9,7 @@ __all__ = ["COMMANDS"]
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("treadle_trainer.commands.train:train", "Train a model on a corpus version."),
     "release": ("treadle_trainer.commands.release:release", "List, show, register, promote and roll back releases."),
+    "cycle": ("treadle_trainer.commands.cycle:cycle", "Show how long turns take by stage, and what they cost."),
     "lineage": (
         "treadle_trainer.commands.lineage:lineage",
         "Show where a release comes from, and what became of a row.",

@@ -181,4 +181,3 @@ class Deployment:
             limits=httpx.Limits(max_connections=None),
         )
         return Loaded(release, manifest, served, wrap(client, recorder), recorder)
-

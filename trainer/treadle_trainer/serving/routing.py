@@ -9,6 +9,7 @@ from treadle_schemas.split import split_group
 
 __all__ = ["Breaker", "routing_key"]
 
+
 class Breaker:
     """Keeps traffic off a release that fails: open for `rest_s` after `limit` failures in a row, then one request tries again."""
 
@@ -47,4 +48,3 @@ class Breaker:
 def routing_key(episode_id: str | None, messages: Sequence[dict[str, Any]]) -> str:
     """What an episode is known by. Without an id it is how the conversation begins, which does not change while it grows."""
     return episode_id if episode_id is not None else split_group(None, messages)
-
