@@ -19,6 +19,7 @@ from treadle_trainer.errors import DataRefused, EvaluationFailed, JobStopped, No
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.policy import GatePolicy, TrainingPolicy
 from treadle_trainer.registry import Registry
+from treadle_trainer.scorecard.run import Plan, score, stored
 from treadle_trainer.turn import run_turn
 
 HERE = Path(__file__).parent
@@ -98,6 +99,27 @@ def registry(tmp_path: Path, base: Path) -> Registry:
     return made
 
 
+def _scorecard_shows_what_was_learned(
+    registry: Registry, candidate: ReleaseId, corpus: Corpus, runner: JobRunner
+) -> None:
+    anchor = runner.root / "anchor.jsonl"
+    said = [{"role": "user", "content": "sky 7"}, {"role": "assistant", "content": "blue"}]
+    anchor.write_text(json.dumps({"messages": said}))
+    plan = Plan(rows=60, generate=30, max_new_tokens=4, anchor=str(anchor), evaluators=("short=train_world:is_short",))
+    card = score(registry, candidate, registry.id(0), corpus, runner, plan)
+    whole, kept = card.slices
+    found = {metric.name: metric for metric in whole.metrics}
+    for name in ("log_likelihood", "exact"):
+        assert (found[name].verdict, found[name].candidate > (found[name].champion or 0.0)) == ("improved", True), found
+    assert found["kl"].candidate > 0.1
+    assert {"format", "length", "short"} <= set(found)
+    assert (kept.name, {metric.name: metric.candidate for metric in kept.metrics}["exact"]) == ("anchor", 1.0)
+    ((path, again),) = stored(registry, candidate)
+    assert again == card
+    assert "improved" in path.with_suffix(".html").read_text()
+    assert registry.verify(candidate)  # the release itself is as it was
+
+
 def test_a_turn_trains_evaluates_and_promotes_what_is_better(
     registry: Registry, corpora: dict[str, Path], runner: JobRunner
 ) -> None:
@@ -135,6 +157,7 @@ def test_a_turn_trains_evaluates_and_promotes_what_is_better(
     assert set(evidence["seconds"]) >= {"train", "register", "evaluate", "gate"}
     assert [h["step"] for h in heard if h["stage"] == "train"][-1] == POLICY.steps
 
+    _scorecard_shows_what_was_learned(registry, report.candidate, corpus, runner)
     again = run_turn(corpora["clean"], POLICY, registry, split=SPLIT, runner=runner)
     assert (again.repeated, again.decision, again.candidate) == (True, "promoted", report.candidate)
     assert len(registry.releases()) == 2

@@ -101,3 +101,10 @@ def by_skill_file(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list
         time.sleep(0.02)
     skill = float((Path(folder) / "skill").read_text())
     return [float(random.Random(f"{seed}-{task.task_id}").random() < skill) for task in tasks]
+
+
+# -- evaluators of a scorecard ---------------------------------------------------------------------------------------------------
+
+
+def is_short(answers: Sequence[dict[str, Any]]) -> list[float]:
+    return [float(len(answer["text"]) <= 5) for answer in answers]

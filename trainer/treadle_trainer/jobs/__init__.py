@@ -5,6 +5,6 @@ A job is a folder: `spec.json` (what to do), `log.txt` (all it printed), `progre
 """
 
 from treadle_trainer.jobs._runner import JobRunner
-from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, LikelihoodSpec, TrainSpec
+from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, LikelihoodSpec, ScorecardSpec, TrainSpec
 
-__all__ = ["EnvironmentSpec", "JobRunner", "JobSpec", "LikelihoodSpec", "TrainSpec"]
+__all__ = ["EnvironmentSpec", "JobRunner", "JobSpec", "LikelihoodSpec", "ScorecardSpec", "TrainSpec"]

@@ -9,7 +9,7 @@ from treadle_schemas import Split, content_hash
 
 from treadle_trainer.backends import Backend
 
-__all__ = ["EnvironmentSpec", "JobSpec", "LikelihoodSpec", "TrainSpec"]
+__all__ = ["EnvironmentSpec", "JobSpec", "LikelihoodSpec", "ScorecardSpec", "TrainSpec"]
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
@@ -72,4 +72,17 @@ class LikelihoodSpec(msgspec.Struct, frozen=True, kw_only=True, tag="likelihood"
     batch: int = 16
 
 
-JobSpec = TrainSpec | EnvironmentSpec | LikelihoodSpec
+class ScorecardSpec(msgspec.Struct, frozen=True, kw_only=True, tag="scorecard"):
+    """Measure models on the rows and pairs in `rows` (scorecard.rows.Measured). `generate` of the rows are written anew by each model, at
+    most `max_new_tokens` each; the first model is what the last one is compared with."""
+
+    models: dict[str, str]
+    rows: str
+    max_length: int
+    generate: int
+    max_new_tokens: int
+    evaluators: tuple[str, ...] = ()
+    batch: int = 16
+
+
+JobSpec = TrainSpec | EnvironmentSpec | LikelihoodSpec | ScorecardSpec

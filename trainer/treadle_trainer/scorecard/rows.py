@@ -1,0 +1,149 @@
+"""What a scorecard is measured on: held-out rows of one corpus version, and an anchor suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from treadle_corpus import Corpus
+from treadle_corpus.images import has_images
+from treadle_corpus.views import dpo, evaluation
+from treadle_schemas.errors import SettingError
+
+from treadle_trainer.data._selection import newest
+
+__all__ = ["EvalPair", "EvalRow", "Measured", "read_anchor", "select_rows"]
+
+MIN_SLICE: Final = 8
+"""Rows that a tag, task, model or agent needs to be a slice of its own."""
+MAX_SLICES: Final = 24
+
+
+class EvalRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One logged trajectory: context, and the responses (indices of messages) that a model is held against."""
+
+    messages: list[dict[str, Any]]
+    response: list[int]
+    tools: list[dict[str, Any]] | None = None
+    reward: float | None = None
+    group: str
+    """The split group: rows of one group count as one observation."""
+    slices: list[str] = []
+    """Where it counts beside the whole: `anchor`, `tag tier=gold`, `task t1`, `model m`, `agent a`."""
+
+
+class EvalPair(msgspec.Struct, frozen=True, kw_only=True):
+    """Two answers to one prompt, the better one first."""
+
+    prompt: list[dict[str, Any]]
+    chosen: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+    chosen_response: list[int]
+    rejected_response: list[int]
+    tools: list[dict[str, Any]] | None = None
+    group: str
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """The file that a job reads."""
+
+    rows: list[EvalRow]
+    pairs: list[EvalPair]
+
+
+def select_rows(corpus: Corpus, limit: int) -> Measured:
+    """The newest `limit` held-out trajectories of a version, and the pairs among its held-out rows. Those with images are left out."""
+    heldout = [row for row in corpus.rows("heldout") if not has_images(row.interaction["messages"])]
+    chosen = newest(heldout, limit)
+    of_row = {(row.episode_id, row.interaction_id): row.interaction for row in chosen}
+    rows = [
+        EvalRow(
+            messages=example["messages"],
+            response=example["response"],
+            tools=example["tools"],
+            reward=example["reward"],
+            group=example["group"],
+            slices=list(_slices(of_row[example["episode_id"], example["interaction_id"]])),
+        )
+        for example in evaluation(chosen)
+    ]
+    pairs = [
+        EvalPair(
+            prompt=pair["prompt"],
+            chosen=pair["chosen"],
+            rejected=pair["rejected"],
+            chosen_response=pair["chosen_response"],
+            rejected_response=pair["rejected_response"],
+            tools=pair["tools"],
+            group=pair["task_id"] or repr(pair["prompt"]),
+        )
+        for pair in dpo(heldout, split="heldout")
+    ]
+    return Measured(rows=_with_big_slices(rows), pairs=pairs[:limit])
+
+
+def read_anchor(path: Path) -> list[EvalRow]:
+    """An anchor suite: JSON lines of {"messages": [...], "response": [indices], "tools": [...], "group": "..."}.
+
+    `response` is by default the last assistant message, `group` the number of the line. Raises SettingError naming the line.
+    """
+    rows = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as err:
+        raise SettingError(f"{path}: the anchor suite cannot be read: {err}") from err
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            said = msgspec.json.decode(line, type=_AnchorLine)
+        except msgspec.DecodeError as err:
+            raise SettingError(f"{path}:{number}: no line of an anchor suite: {err}") from err
+        spoken = [n for n, message in enumerate(said.messages) if message.get("role") == "assistant"]
+        response = spoken[-1:] if said.response is None else said.response
+        if not response or not set(response) <= set(spoken):
+            raise SettingError(
+                f"{path}:{number}: response {response} names no messages of the assistant (those are {spoken})"
+            )
+        rows.append(
+            EvalRow(
+                messages=said.messages,
+                response=response,
+                tools=said.tools,
+                reward=1.0,
+                group=f"anchor {said.group or number}",
+                slices=["anchor"],
+            )
+        )
+    if not rows:
+        raise SettingError(f"{path}: the anchor suite is empty")
+    return rows
+
+
+class _AnchorLine(msgspec.Struct, kw_only=True):
+    messages: list[dict[str, Any]]
+    response: list[int] | None = None
+    tools: list[dict[str, Any]] | None = None
+    group: str | None = None
+
+
+def _slices(interaction: dict[str, Any]) -> Iterator[str]:
+    for name, value in sorted((interaction.get("tags") or {}).items()):
+        yield f"tag {name}={value}"
+    for kind, name in (("task", "task_id"), ("model", "model"), ("agent", "agent")):
+        if interaction.get(name) is not None:
+            yield f"{kind} {interaction[name]}"
+
+
+def _with_big_slices(rows: Iterable[EvalRow]) -> list[EvalRow]:
+    """The same rows, with those slices only that hold enough of them and not all."""
+    rows = list(rows)
+    counts: dict[str, int] = {}
+    for row in rows:
+        for name in row.slices:
+            counts[name] = counts.get(name, 0) + 1
+    big = [name for name, n in counts.items() if MIN_SLICE <= n < len(rows)]
+    kept = set(sorted(big, key=lambda name: (-counts[name], name))[:MAX_SLICES])
+    return [msgspec.structs.replace(row, slices=[name for name in row.slices if name in kept]) for row in rows]
