@@ -349,6 +349,22 @@ def test_a_failed_try_that_nobody_repeats_is_recorded_in_the_end(
     assert only(sink)["error"] == "HTTP 500: api_error: it broke"
 
 
+def test_a_body_that_is_taken_in_pieces_is_a_whole_answer_all_the_same(
+    sink: treadle.MemorySink, recorder: treadle.Recorder, api: ApiServer
+) -> None:
+    body = {"model": "m", "messages": [USER]}
+    with httpx.Client() as client:
+        with client.stream("POST", f"{api.url}/v1/chat/completions", json=body) as answer:
+            assert b"".join(answer.iter_raw())
+    whole = only(sink)
+    assert (whole["messages"][1]["content"], whole.get("error")) == (TEXT, None)
+    sink.clear()
+    with httpx.Client() as client:
+        with client.stream("POST", f"{api.url}/v1/chat/completions", json=body):
+            pass
+    assert only(sink)["error"] == "truncated: the caller left the stream"
+
+
 def test_a_stream_that_is_left_or_cut_is_recorded_as_truncated(
     sink: treadle.MemorySink, recorder: treadle.Recorder, chat: Any, claude: Any, api: ApiServer
 ) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
-from api_server import TEXT, ApiServer
 from treadle import MemorySink, Recorder
 from treadle_schemas import ReleaseId
 from treadle_schemas.ids import Handle
 from treadle_trainer.registry import Registry
 from treadle_trainer.serving import Backends, Deployment, HostedBackend, ServeSettings, VllmBackend
 from treadle_trainer.serving.app import make_app
+
+from .api_server import TEXT, ApiServer
 
 ASK = {"model": "main", "messages": [{"role": "user", "content": "hello?"}]}
 KEY = "sk-upstream-that-nobody-may-see"
@@ -167,7 +168,7 @@ def test_a_canary_gets_its_share_of_episodes_and_fails_open(tmp_path: Path, api:
     proxy.champion(proxy.hosted("m-one"))
     canary = proxy.hosted("flaky")
     api.failures["flaky"] = 0
-    proxy.registry.admit(canary, share=0.5, actor="test", reason="test")
+    proxy.registry.admit(canary, expect=proxy.registry.champion, share=0.5, reason="test")
 
     async def test() -> None:
         async with proxy.running() as client:

@@ -133,7 +133,8 @@ class Call:
             body = b"".join(decoded(chunks, encoding))
         except Unreadable as err:
             body, problem = b"", problem or str(err)
-        if problem is not None and 200 <= status < 300:
+        # however the stream came to its end: a whole JSON document is a whole answer
+        if problem is not None and 200 <= status < 300 and not _is_json(body):
             self._publish(Reply(error=f"truncated: {problem}", complete=False))
         else:
             self.answered(status, headers, body)
@@ -294,6 +295,14 @@ def _retries_left() -> int | None:
 def _is_stream(headers: Mapping[str, str], body: bytes) -> bool:
     # not every server sets the type of a stream
     return "event-stream" in headers.get("content-type", "") or body[:6] in (b"data: ", b"event:")
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        loads(body)
+    except ContractError:
+        return False
+    return True
 
 
 def _failure(status: int | None, words: str) -> str:
