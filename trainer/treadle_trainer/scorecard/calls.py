@@ -20,6 +20,8 @@ __all__ = ["Call", "Reading", "calls_of", "read_object", "read_text"]
 
 _DECODER: Final = json.JSONDecoder()
 _NAME_BEFORE: Final = re.compile(r"([A-Za-z_][\w.\-]*)[\s(:=>]*$")
+_TRIES: Final = 64
+"""Places of a text at which JSON may begin without being any, before the rest is taken for prose."""
 _MARKERS: Final = ("<tool_call", "<call", "[TOOL_CALLS]", "<|python_tag|>", "<function")
 
 
@@ -51,12 +53,13 @@ def read_text(text: str) -> Reading:
     """The calls that a model wrote."""
     calls: list[Call] = []
     broken = False
-    at = 0
-    while (start := _next(text, at)) is not None:
+    at = failed = 0
+    while (start := _next(text, at)) is not None and failed < _TRIES:
         try:
             value, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             broken = True
+            failed += 1
             at = start + 1
             continue
         found = list(_named(value)) or _by_name_before(text[at:start], value)
@@ -70,11 +73,12 @@ def read_text(text: str) -> Reading:
 
 def read_object(text: str) -> dict[str, Any] | None:
     """The last JSON object that a text holds, None without one."""
-    found, at = None, 0
-    while (start := text.find("{", at)) >= 0:
+    found, at, failed = None, 0, 0
+    while (start := text.find("{", at)) >= 0 and failed < _TRIES:
         try:
             value, at = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
+            failed += 1
             at = start + 1
             continue
         found = value if isinstance(value, dict) else found

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from treadle_trainer.gate import cluster_bounds
-from treadle_trainer.scorecard.rows import EvalRow, Measured
+from treadle_trainer.scorecard.rows import ANCHOR, EvalRow, Measured
 
 __all__ = ["METRICS", "Metric", "MetricKind", "Scorecard", "Slice", "make_card"]
 
@@ -92,8 +92,8 @@ def make_card(
     `about` are the other fields of Scorecard.
     """
     kinds = {**METRICS, **(extra or {})}
-    parts: dict[str, Callable[[EvalRow], bool]] = {"all": lambda row: "anchor" not in row.slices}
-    for name in sorted({name for row in measured.rows for name in row.slices}, key=lambda n: (n != "anchor", n)):
+    parts: dict[str, Callable[[EvalRow], bool]] = {"all": lambda row: ANCHOR not in row.slices}
+    for name in sorted({name for row in measured.rows for name in row.slices}, key=lambda n: (n != ANCHOR, n)):
         parts[name] = lambda row, name=name: name in row.slices  # type: ignore[misc]
     slices = []
     for name, holds in parts.items():

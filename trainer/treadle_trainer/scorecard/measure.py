@@ -16,7 +16,7 @@ from treadle_trainer.evaluate.player import load, prompt_ids, sample
 from treadle_trainer.jobs._spec import ScorecardSpec
 from treadle_trainer.scorecard.calls import calls_of, read_text
 from treadle_trainer.scorecard.evaluators import run_evaluator, split_evaluator
-from treadle_trainer.scorecard.rows import EvalPair, EvalRow, Measured
+from treadle_trainer.scorecard.rows import ANCHOR, EvalPair, EvalRow, Measured
 
 __all__ = ["measure"]
 
@@ -71,7 +71,8 @@ def _preferences(model: Any, tokenizer: Any, pairs: Sequence[EvalPair], spec: Sc
 
 def _generated(model: Any, tokenizer: Any, rows: Sequence[EvalRow], spec: ScorecardSpec) -> dict[str, dict[str, float]]:
     """What the model writes in place of the last logged response, without chance: held against it."""
-    wanted = _spread(len(rows), spec.generate)
+    wanted = _spread([n for n, row in enumerate(rows) if ANCHOR not in row.slices], spec.generate)
+    wanted += [n for n, row in enumerate(rows) if ANCHOR in row.slices]
     prompts = {n: prompt_ids(tokenizer, rows[n].messages[: rows[n].response[-1]], rows[n].tools) for n in wanted}
     kept = sorted(
         (n for n in wanted if len(prompts[n]) + spec.max_new_tokens <= spec.max_length), key=lambda n: len(prompts[n])
@@ -124,9 +125,10 @@ def _well_formed(row: EvalRow, reading: Any, length: int, limit: int) -> bool:
     return all(isinstance(call.arguments, dict) and (not known or call.name in known) for call in reading.calls)
 
 
-def _spread(n: int, wanted: int) -> list[int]:
-    """`wanted` of n places, evenly."""
-    return list(range(n)) if wanted >= n else [i * n // wanted for i in range(wanted)]
+def _spread(places: list[int], wanted: int) -> list[int]:
+    """`wanted` of the places, evenly."""
+    n = len(places)
+    return places if wanted >= n else [places[i * n // wanted] for i in range(wanted)]
 
 
 def _text_keys(values: dict[int, float]) -> dict[str, float]:

@@ -14,8 +14,10 @@ from treadle_schemas.errors import SettingError
 
 from treadle_trainer.data._selection import newest
 
-__all__ = ["EvalPair", "EvalRow", "Measured", "read_anchor", "select_rows"]
+__all__ = ["ANCHOR", "EvalPair", "EvalRow", "Measured", "read_anchor", "select_rows"]
 
+ANCHOR: Final = "anchor"
+"""The slice of an anchor suite."""
 MIN_SLICE: Final = 8
 """Rows that a tag, task, model or agent needs to be a slice of its own."""
 MAX_SLICES: Final = 24
@@ -114,7 +116,7 @@ def read_anchor(path: Path) -> list[EvalRow]:
                 tools=said.tools,
                 reward=1.0,
                 group=f"anchor {said.group or number}",
-                slices=["anchor"],
+                slices=[ANCHOR],
             )
         )
     if not rows:
