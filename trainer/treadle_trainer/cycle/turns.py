@@ -104,14 +104,15 @@ def turns_of(
     """
     versions = {}
     for record, event in _decoded(snapshots, SNAPSHOT):
-        version = msgspec.convert(event, SnapshotRecord)
-        versions[version.corpus, version.version] = (record.timestamp_ms, version)
+        made = msgspec.convert(event, SnapshotRecord)
+        versions[made.corpus, made.version] = (record.timestamp_ms, made)
     turns = []
     for record, event in _decoded(releases, RELEASE):
         said = msgspec.convert(event, ReleaseEvent)
         found = versions.get((str(said.evidence.get("corpus")), said.evidence.get("version", -1)))
         if said.event in _DECISIONS and found is not None:
-            turns.append(_begun(*found, said, record.timestamp_ms))
+            made_ms, version = found
+            turns.append(_begun(made_ms, version, said, record.timestamp_ms))
     turns = sorted(turns, key=lambda turn: turn.decided_ms)[-last:]
     snapshot_ms = {key: at for key, (at, _) in versions.items()}
     settled = _fold(progress, turns, snapshot_ms)
