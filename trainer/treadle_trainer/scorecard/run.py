@@ -90,7 +90,7 @@ def score(
         version=corpus.version,
         content_hash=corpus.manifest.content_hash,
         created_at=now(),
-        made=msgspec.to_builtins(plan),
+        made=msgspec.json.decode(msgspec.json.encode(plan)),
     )
     _store(card_folder(registry, candidate), key, card)
     return card
