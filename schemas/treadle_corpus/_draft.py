@@ -52,8 +52,9 @@ class Drafts:
         """How many rows stand where, since the last draft that was settled."""
         return self._counts or Counts.of(self._state.rows.values())
 
-    def folded(self, key: Key, before: RowMeta | None, after: RowMeta) -> None:
-        """A row changed since."""
+    def folded(self, key: Key, before: RowMeta | None, after: RowMeta, line: bytes | None) -> None:
+        """A row changed since; its line now, if it is at hand."""
+        self._lines.offer(key, line)
         if self._affected is not None:
             self._affected.change(key, before, after)
         if self._counts is not None:

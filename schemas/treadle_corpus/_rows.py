@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from treadle_schemas.canonical import canonical_json, dumps, loads
@@ -12,7 +12,7 @@ from treadle_schemas.errors import FieldError, PartMissing
 from treadle_schemas.records import Grade, GradedRow
 from treadle_schemas.split import Side
 
-from treadle_corpus.hashing import LinePieces, digest, sink_digest, twin_digest
+from treadle_corpus.hashing import LinePieces, digest, plain_sink_digest, sink_digest, twin_digest
 
 __all__ = [
     "Decision",
@@ -25,11 +25,13 @@ __all__ = [
     "decode_key",
     "encode_key",
     "grade_of",
+    "known_of",
     "read_body",
     "read_record",
     "stored_row",
 ]
 
+T = TypeVar("T")
 Key: TypeAlias = tuple[str, str]
 """(episode_id, interaction_id)."""
 
@@ -74,6 +76,7 @@ class RowMeta(msgspec.Struct, array_like=True, kw_only=True):
     line: bytes
     """Digest of what a version holds of it: its line, which content_hash is made of, and the feedback, which it is not."""
     sink: bytes
+    """See `hashing.sink_digest`. Empty where it follows from `line` and `rest`: most rows, and 16 bytes that nothing compresses."""
     twin: bytes
     decision: Decision = "undecided"
     status: Status = "pending"
@@ -159,16 +162,41 @@ def stored_row(bulk: bytes, rest: bytes) -> GradedRow:
 
 def grade_of(rest: bytes) -> tuple[Grade, Side]:
     """Grade and side in a stored rest, without the bulk. Raises FieldError."""
-    try:
-        found = msgspec.convert(loads(rest), _Graded)
-    except msgspec.ValidationError as err:
-        raise FieldError("$", str(err)) from None
+    found = _rest(rest, _GRADED)
     return found.grade, found.split
 
 
 class _Graded(msgspec.Struct):
     grade: Grade
     split: Side
+
+
+class _Rewarded(msgspec.Struct):
+    reward: float | None = None
+
+
+class _Revised(msgspec.Struct):
+    revision: int
+
+
+class _Known(msgspec.Struct):
+    grade: _Rewarded
+    provenance: _Revised
+
+
+_GRADED: Final = msgspec.json.Decoder(_Graded)
+_KNOWN: Final = msgspec.json.Decoder(_Known)
+
+
+def _rest(rest: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """What a decoder finds in a stored rest. Raises FieldError."""
+    try:
+        return decoder.decode(rest)
+    except msgspec.DecodeError:  # wrong, or with escaped lone surrogates, which JSON allows
+        try:
+            return msgspec.convert(loads(rest), decoder.type)
+        except msgspec.ValidationError as err:
+            raise FieldError("$", str(err)) from None
 
 
 def absorb(
@@ -185,7 +213,7 @@ def absorb(
     sink = sink_digest(row, line)
     revision = row.provenance.revision
     if before is not None and revision <= before.revision:
-        if sink == before.sink:
+        if sink == (before.sink or _plain_sink(before)):
             return None
         raise FieldError(
             "$.provenance.revision",
@@ -212,7 +240,7 @@ def absorb(
         group=digest(row.split_group.encode(errors="surrogatepass")),
         append_ms=row.provenance.append_ms,
         line=_said(row, line if content is row else digest(pieces.line)),
-        sink=sink,
+        sink=b"" if content is row and _is_plain(row) else sink,
         twin=twin,
         status=before.status if before else "pending",
         published=before.published if before else b"",
@@ -222,6 +250,25 @@ def absorb(
         rest=rest,
         sketch=before.sketch if before is not None and before.twin == twin else b"",
     )
+
+
+def _is_plain(row: GradedRow) -> bool:
+    """Whether the sink digest of a row is made of its line and grade alone."""
+    interaction = row.interaction
+    return not (
+        row.feedback or row.erased or row.rights is not None or "transcript" in interaction or "claims" in interaction
+    )
+
+
+def _plain_sink(meta: RowMeta) -> bytes:
+    grade, _ = grade_of(meta.rest)
+    return plain_sink_digest(grade, meta.line)
+
+
+def known_of(rest: bytes) -> tuple[int, float | None]:
+    """Revision and reward in a stored rest: where it changed, a commit need not say them again. Raises FieldError."""
+    found = _rest(rest, _KNOWN)
+    return found.provenance.revision, found.grade.reward
 
 
 def _said(row: GradedRow, line: bytes) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 from treadle_corpus._control import Control
 from treadle_corpus._journal import Frame
 from treadle_corpus._parts import PartKey, PartMeta
-from treadle_corpus._rows import Key, RowMeta
+from treadle_corpus._rows import Key, RowMeta, known_of
 from treadle_corpus.manifest import Manifest
 
 __all__ = ["State", "published"]
@@ -18,6 +18,8 @@ __all__ = ["State", "published"]
 _FIELDS: Final = RowMeta.__struct_fields__
 _STORED: Final = tuple(n for n, name in enumerate(_FIELDS) if name != "published")
 """A commit says nothing of `published`: it follows from the versions."""
+_TOLD: Final = (_FIELDS.index("revision"), _FIELDS.index("reward"))
+"""Where `rest` changed, these are in it: a commit says them only where they differ from that."""
 _BASE_ROWS: Final = 2000
 
 
@@ -152,7 +154,10 @@ def published(meta: RowMeta) -> RowMeta:
 
 def _patch(before: RowMeta, after: RowMeta) -> tuple[int, list[Any]]:
     mask, values = 0, []
+    told = _TOLD if before.rest != after.rest and (after.revision, after.reward) == known_of(after.rest) else ()
     for n in _STORED:
+        if n in told:
+            continue
         value = getattr(after, _FIELDS[n])
         if value != getattr(before, _FIELDS[n]):
             mask |= 1 << n
@@ -162,7 +167,11 @@ def _patch(before: RowMeta, after: RowMeta) -> tuple[int, list[Any]]:
 
 def _patched(before: RowMeta, mask: int, values: list[Any]) -> RowMeta:
     names = (name for n, name in enumerate(_FIELDS) if mask >> n & 1)
-    return msgspec.structs.replace(before, **dict(zip(names, values, strict=True)))
+    changes = dict(zip(names, values, strict=True))
+    if "rest" in changes:
+        revision, reward = known_of(changes["rest"])
+        changes = {"revision": revision, "reward": reward} | changes
+    return msgspec.structs.replace(before, **changes)
 
 
 def _bytes(text: str) -> bytes:

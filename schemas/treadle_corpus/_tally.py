@@ -10,6 +10,7 @@ from treadle_schemas.records import GradedRow, Progress
 
 from treadle_corpus._rows import RowMeta, grade_of
 from treadle_corpus.manifest import StateCounts
+from treadle_corpus.pass_at import pass_of
 
 __all__ = ["Counts", "Tally", "kinds_of"]
 
@@ -57,6 +58,12 @@ class Counts:
         self._sides: Counter[str] = Counter()
         self._states: Counter[tuple[str, str]] = Counter()
         """Members by (metric, state)."""
+        self._tasks: dict[bytes, tuple[int, int]] = {}
+        """Graded attempts and successes of the members, by split group."""
+        self._shapes: Counter[tuple[int, int]] = Counter()
+        """Tasks by these two."""
+        self._appends: Counter[int] = Counter()
+        """Members by append time."""
 
     @classmethod
     def of(cls, metas: Iterable[RowMeta]) -> Counts:
@@ -90,6 +97,35 @@ class Counts:
             self._sides[meta.side] += by
             for name, (state, _) in grade_of(meta.rest)[0].metrics.items():
                 self._states[name, state] += by
+            self._appends[meta.append_ms] += by
+            if not self._appends[meta.append_ms]:
+                del self._appends[meta.append_ms]
+            if meta.reward is not None:
+                self._attempt(meta.group, by, by * (meta.reward > 0))
+
+    def _attempt(self, task: bytes, attempts: int, successes: int) -> None:
+        before = self._tasks.get(task)
+        if before is not None:
+            self._shapes[before] -= 1
+            if not self._shapes[before]:
+                del self._shapes[before]
+        n, c = before or (0, 0)
+        after = (n + attempts, c + successes)
+        if after[0]:
+            self._tasks[task] = after
+            self._shapes[after] += 1
+        else:
+            del self._tasks[task]
+
+    @property
+    def pass_at_all(self) -> dict[str, float | None]:
+        """pass^1 to pass^4 over the tasks of the members, see `pass_hat`."""
+        return {str(k): value for k, value in pass_of(self._shapes).items()}
+
+    @property
+    def last_append_ms(self) -> int | None:
+        """Append time of the newest member."""
+        return max(self._appends, default=None)
 
     @property
     def tally(self) -> Tally:

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from treadle_schemas.canonical import canonical_json
 from treadle_schemas.errors import FieldError
-from treadle_schemas.records import GradedRow, row_content
+from treadle_schemas.records import Grade, GradedRow, row_content
 
 __all__ = [
     "LinePieces",
@@ -25,6 +25,7 @@ __all__ = [
     "digest",
     "line_middle",
     "normal_message",
+    "plain_sink_digest",
     "row_line",
     "sink_digest",
     "twin_digest",
@@ -101,13 +102,22 @@ def sink_digest(row: GradedRow, line: bytes) -> bytes:
     """Digest of everything that is content of one revision as it came: the digest of its `line`, how it was graded, the parts that it
     names, what is denied. Provenance is not in it, and the content of parts is not needed for it.
     """
-    said: list[Any] = [row.grade.grading_version, row.grade.completeness, row.grade.settled]
+    said: list[Any] = _grading(row.grade)
     transcript, claims = row.interaction.get("transcript"), row.interaction.get("claims")
     if transcript is not None or claims is not None:
         said += [transcript, claims]
     if row.rights is not None or row.erased:
         said += [None if row.rights is None else msgspec.to_builtins(row.rights), row.erased]
     return digest(line + canonical_json(said))
+
+
+def plain_sink_digest(grade: Grade, line: bytes) -> bytes:
+    """`sink_digest` of a row without parts, rights and erasure."""
+    return digest(line + canonical_json(_grading(grade)))
+
+
+def _grading(grade: Grade) -> list[Any]:
+    return [grade.grading_version, grade.completeness, grade.settled]
 
 
 def twin_digest(row: GradedRow) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from math import comb, fsum
+from fractions import Fraction
+from math import comb
 
-__all__ = ["pass_hat"]
+__all__ = ["pass_hat", "pass_of"]
 
 
 def pass_hat(attempts: Iterable[tuple[object, float | None]], up_to: int = 4) -> dict[int, float | None]:
@@ -23,9 +25,18 @@ def pass_hat(attempts: Iterable[tuple[object, float | None]], up_to: int = 4) ->
             continue
         n, c = counts.get(task, (0, 0))
         counts[task] = (n + 1, c + (reward > 0))
-    return {k: _mean_at(counts, k) for k in range(1, up_to + 1)}
+    return pass_of(Counter(counts.values()), up_to)
 
 
-def _mean_at(counts: Mapping[object, tuple[int, int]], k: int) -> float | None:
-    shares = [comb(c, k) / comb(n, k) for n, c in counts.values() if n >= k]
-    return fsum(shares) / len(shares) if shares else None
+def pass_of(tasks: Mapping[tuple[int, int], int], up_to: int = 4) -> dict[int, float | None]:
+    """The same from how many tasks have (n, c). The sum is exact before it is rounded, so it does not depend on any order."""
+    return {k: _mean_at(tasks, k) for k in range(1, up_to + 1)}
+
+
+def _mean_at(tasks: Mapping[tuple[int, int], int], k: int) -> float | None:
+    total, count = Fraction(0), 0
+    for (n, c), times in tasks.items():
+        if n >= k and times:
+            total += Fraction(comb(c, k) / comb(n, k)) * times
+            count += times
+    return float(total) / count if count else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -49,7 +50,6 @@ from treadle_corpus.errors import (
 )
 from treadle_corpus.manifest import Manifest
 from treadle_corpus.objects.place import place_at
-from treadle_corpus.pass_at import pass_hat
 from treadle_corpus.policy import Policy
 from treadle_corpus.selector import Refusal, Selector
 
@@ -253,7 +253,7 @@ class CorpusWriter:
         if changed or parts or control != self._control:
             with self._healing():
                 placed = self._store(changed, newest, parts)
-                self._commit("fold", control, changed, placed)
+                self._commit("fold", control, changed, placed, lines=_lines(newest))
                 self._seal()
         return refused
 
@@ -296,7 +296,6 @@ class CorpusWriter:
         with self._healing():
             rows = self._state.rows
             members = self._drafts.members(draft)
-            looked = [draft.changed.get(key) or rows[key] for key in members]
             tally = draft.counts.tally
             manifest = Manifest(
                 version=number or self._control.version + 1,
@@ -311,11 +310,11 @@ class CorpusWriter:
                 unknown=tally.unknown,
                 pending=pending,
                 completeness=draft.counts.completeness,
-                pass_at_all={str(k): v for k, v in pass_hat((m.group, m.reward) for m in looked).items()},
+                pass_at_all=draft.counts.pass_at_all,
                 content_hash=self._drafts.content_hash(members, draft),  # 2
                 offsets=self._control.offsets,
                 watermark_ms=self._control.watermark_ms,
-                last_append_ms=max((m.append_ms for m in looked), default=None),
+                last_append_ms=draft.counts.last_append_ms,
                 policy=self.policy,
                 code_version=code_version,
                 created_at=created_at,
@@ -376,13 +375,14 @@ class CorpusWriter:
         changed: Mapping[Key, RowMeta],
         parts: Mapping[PartKey, tuple[int, PartMeta]] | None = None,
         manifest: Manifest | None = None,
+        lines: Mapping[Key, bytes] = MappingProxyType({}),
     ) -> None:
         """One commit. What is in memory changes after it, never before."""
         commit = self._state.commit(kind, control, self._bodies.end, changed, parts or {}, manifest)
         self._journal.append(commit)
         for key, after in changed.items():
             if kind == "fold":
-                self._drafts.folded(key, self._state.rows.get(key), after)
+                self._drafts.folded(key, self._state.rows.get(key), after, lines.get(key))
         self._state.apply(commit, changed, parts or {})
 
     def _version_file(self, manifest: Manifest) -> _versions.VersionFile:
@@ -440,6 +440,11 @@ class CorpusWriter:
             self._recover()
             if self._control.offsets != offsets:
                 raise CorpusFull(self.path, "an earlier write failed, and the corpus went back to its last commit")
+
+
+def _lines(newest: Mapping[Key, GradedRecord]) -> dict[Key, bytes]:
+    """Lines of the rows that are whole as they came."""
+    return {key: record.pieces.line for key, record in newest.items() if not names_parts(record.row.interaction)}
 
 
 def _packed(record: GradedRecord) -> Packed:

@@ -27,6 +27,7 @@ from treadle_corpus import (
     VersionMissing,
     _bodies,
     _journal,
+    pass_hat,
     prune_versions,
     set_tag,
     untag,
@@ -116,7 +117,7 @@ def test_a_correction_of_a_grade_stores_no_message_again(path: Path) -> None:
 def test_a_version_hashes_from_the_first_change_on_and_says_what_a_count_of_all_says(
     path: Path, tmp_path: Path
 ) -> None:
-    records = [graded(f"r{n:04d}", reward=float(n % 3)) for n in range(900)]
+    records = [graded(f"r{n:04d}", reward=float(n % 3), task_id=f"t{n % 200}", append_ms=n) for n in range(900)]
     changes = [
         [graded("r0899", revision=2, reward=7.0)],
         [graded("r0300", revision=2, reward=7.0), graded("r1000")],
@@ -142,6 +143,10 @@ def test_a_version_hashes_from_the_first_change_on_and_says_what_a_count_of_all_
                 made.completeness["reward"]["observed"] + 1,
             )
             assert fresh.dropped == made.dropped
+            rows = list(Corpus.open(path).rows("all"))
+            assert made.last_append_ms == max(row.provenance.append_ms for row in rows)
+            passed = pass_hat((row.split_group, row.grade.reward) for row in rows)
+            assert made.pass_at_all == {str(k): value for k, value in passed.items()}
 
 
 def _copy(path: Path, to: Path) -> Path:

@@ -5,6 +5,7 @@ TreadleError (treadle_schemas.errors)
     ├── IndexMissing     no indexer of this home ever followed the workspace
     ├── IndexInUse       another indexer writes it
     ├── IndexDamaged     its files are not what treadle wrote; it can be made anew from the log
+    ├── IndexFull        no room on the disk, or the system does not let it be written (a retry can help)
     ├── ErasureWaiting   an indexer is running that has not carried out an erasure in time (a retry can help)
     └── EmbedderError    it cannot be loaded, or does not give one vector of the same length for each text
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from treadle_schemas.errors import TreadleError
 
-__all__ = ["EmbedderError", "ErasureWaiting", "IndexDamaged", "IndexInUse", "IndexMissing", "LiveError"]
+__all__ = ["EmbedderError", "ErasureWaiting", "IndexDamaged", "IndexFull", "IndexInUse", "IndexMissing", "LiveError"]
 
 
 class LiveError(TreadleError):
@@ -49,6 +50,20 @@ class IndexDamaged(LiveError):
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"live index {folder}: {problem}. Make it anew from the log with `treadle indexer --rebuild`")
+
+
+class IndexFull(LiveError):
+    """No room on the disk, or the system does not let its files be written. What was committed before is whole."""
+
+    retriable = True
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(
+            f"live index {folder} cannot be written: {problem}. Nothing is lost: free some space, or set TREADLE_HOME to a folder on "
+            "another disk, and start the indexer again; it goes on from its last commit"
+        )
+        self.folder = folder
+        self.problem = problem
 
 
 class ErasureWaiting(LiveError):

@@ -25,7 +25,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from treadle_schemas.canonical import dumps, loads
@@ -34,10 +35,10 @@ from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams.live.embedding import Embedder
 from treadle_streams.live.erased import Erased
-from treadle_streams.live.errors import ErasureWaiting
+from treadle_streams.live.errors import ErasureWaiting, IndexFull
 from treadle_streams.live.folder import IndexFolder
 from treadle_streams.live.pushdown import facets_of
-from treadle_streams.live.store import FORMAT, Row, Rows
+from treadle_streams.live.store import FORMAT, Row, Rows, writing
 from treadle_streams.live.text import TextWriter
 from treadle_streams.live.vectors import VectorFile
 
@@ -65,10 +66,16 @@ class LiveIndex:
         """Open it; where there is none, or one of another format or of a workspace that was made anew, an empty one is made.
 
         Vectors of another embedder are made anew, without an embedder they are removed; `keep_vectors` leaves them as they are, for
-        whoever adds no rows.
+        whoever adds no rows. Raises IndexFull.
         """
         self.folder = folder
         self.embedder = embedder
+        self._failed = False
+        with writing(folder.path):
+            self._open(settings, rebuild=rebuild, keep_vectors=keep_vectors)
+
+    def _open(self, settings: WorkspaceSettings, *, rebuild: bool, keep_vectors: bool) -> None:
+        folder = self.folder
         expected = {"format": FORMAT, "workspace": settings.workspace, "created_at": settings.created_at}
         self.rows = self._opened(expected, settings, rebuild)
         self.erased = Erased(folder.path)
@@ -79,30 +86,50 @@ class LiveIndex:
         if not keep_vectors:
             self._use_embedder()
         self._vectors = self._vectors_of(self._generation)
-        if embedder is not None:
+        if self.embedder is not None:
             self._embed_missing()
 
     def close(self) -> None:
         """Close it; what was not committed is forgotten."""
-        self.rows.rollback()
-        self._text.close()
-        self.rows.close()
+        try:
+            self.rows.rollback()
+            self._text.close()
+        except (sqlite3.Error, ValueError):
+            if not self._failed:
+                raise
+            # the write that failed before said why; what is committed is whole
+        finally:
+            self.rows.close()
 
     def set_settings(self, settings: WorkspaceSettings) -> None:
         """Keep the workspace's settings, which searches need."""
         self.rows.set_meta("settings", dumps(to_json(settings)).decode())
 
     def commit(self, changed: Iterable[int], positions: Mapping[tuple[str, int], int]) -> None:
-        """Make a batch visible and durable; `changed` are the rows whose text may have changed."""
-        self.rows.begin()
-        rows = [row for number in changed if (row := self.rows.by_id(number)) is not None]
-        self._embed(rows)  # 1
-        if rows:  # 2
-            for row in rows:
-                self._index(row)
-            self._text.commit()
-        self.rows.set_positions(positions)  # 3
-        self.rows.commit()
+        """Make a batch visible and durable; `changed` are the rows whose text may have changed.
+
+        Raises IndexFull; the index has to be opened again then.
+        """
+        with self.writing():
+            self.rows.begin()
+            rows = [row for number in changed if (row := self.rows.by_id(number)) is not None]
+            self._embed(rows)  # 1
+            if rows:  # 2
+                for row in rows:
+                    self._index(row)
+                self._text.commit()
+            self.rows.set_positions(positions)  # 3
+            self.rows.commit()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around whatever changes rows before `commit`. Raises IndexFull."""
+        try:
+            with writing(self.folder.path):
+                yield
+        except IndexFull:
+            self._failed = True
+            raise
 
     def rollback(self) -> None:
         """Forget the batch."""
@@ -118,8 +145,12 @@ class LiveIndex:
     def erase(self, uncovered: Sequence[str] = ()) -> int:
         """Carry out what is to be erased, and forget whole episodes besides. Returns how many rows left. No batch may be open.
 
-        Raises ErasureWaiting where a reader does not let the database be written anew; a repeated call goes on.
+        Raises ErasureWaiting where a reader does not let the database be written anew, IndexFull; a repeated call goes on.
         """
+        with self.writing():
+            return self._erase(uncovered)
+
+    def _erase(self, uncovered: Sequence[str]) -> int:
         self.erased.refresh()
         due = self.erased.count
         episodes = list(uncovered)

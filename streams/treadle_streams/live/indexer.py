@@ -50,7 +50,7 @@ class Counts:
 class Indexer:
     """The one writer of a workspace's index. Use it with `with`; it can be killed at any time.
 
-    Raises WorkspaceMissing, LogError, IndexInUse.
+    Raises WorkspaceMissing, LogError, IndexInUse, IndexFull.
     """
 
     def __init__(
@@ -94,9 +94,10 @@ class Indexer:
         """Read for at most `timeout_s`, and commit where it is time to. How many records were read."""
         records = self._reader.poll(timeout_s, _BATCH_RECORDS)
         if records:
-            self._index.rows.begin()
-            for record in records:
-                self._fold.take(record)
+            with self._index.writing():
+                self._index.rows.begin()
+                for record in records:
+                    self._fold.take(record)
             self._records += len(records)
         since_s = time.monotonic() - self._committed_at
         if self._fold.changed or self._index.rows.dirty:

@@ -7,16 +7,18 @@ written again, to the same ids, when the same records are read once more.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from treadle_streams.live.errors import IndexFull
 from treadle_streams.live.extract import Spoken
 from treadle_streams.live.ids import row_id
 
-__all__ = ["FORMAT", "Hidden", "Row", "Rows", "StoredPart"]
+__all__ = ["FORMAT", "Hidden", "Row", "Rows", "StoredPart", "writing"]
 
 FORMAT: Final = "3"
 """Of all files of an index. One of another format is made anew from the log."""
@@ -48,9 +50,29 @@ _COLUMNS: Final = (
     "position, progress, revision, slot"
 )
 _BUSY_MS: Final = 5_000
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 
 
 # The texts come last: whoever reads the columns before them does not touch the pages that they fill.
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns what SQLite, the text index and the system say of a failed write into IndexFull, naming the index's folder."""
+    try:
+        yield
+    except sqlite3.OperationalError as err:
+        if err.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+            raise
+        raise IndexFull(folder, str(err)) from err
+    except OSError as err:
+        if err.errno not in _UNWRITABLE:
+            raise
+        raise IndexFull(folder, err.strerror or str(err)) from err
+    except ValueError as err:  # all that tantivy raises
+        if not any(f"os error {code}" in str(err) for code in _UNWRITABLE) and "was killed" not in str(err):
+            raise
+        raise IndexFull(folder, str(err)[:300]) from err
 
 
 class Row(NamedTuple):
