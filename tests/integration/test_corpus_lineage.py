@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +21,23 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from treadle.cli import main
 from treadle.log import Sender
-from treadle_corpus import Corpus, CorpusInUse, CorpusLocked, CorpusWriter, GradedRecord, Policy, TargetError, versions
+from treadle_corpus import (
+    Corpus,
+    CorpusInUse,
+    CorpusLocked,
+    CorpusWriter,
+    GradedRecord,
+    Policy,
+    Replacement,
+    TargetError,
+    erase,
+    erasures,
+    versions,
+)
 from treadle_corpus.testing import graded
 from treadle_schemas import ReleaseId
-from treadle_schemas.canonical import canonical_json
-from treadle_schemas.codec import GRADED, make_headers, to_json
+from treadle_schemas.canonical import canonical_json, dumps
+from treadle_schemas.codec import GRADED, OUTCOME, make_headers, to_json
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import Metric, WorkspaceSettings
 from treadle_streams import filter as filters
@@ -34,6 +51,8 @@ from treadle_streams.snapshot import (
     rebuild,
     run_snapshot,
 )
+from treadle_streams.snapshot.run import Snapshotter
+from treadle_streams.snapshot.service import serve
 from treadle_trainer.registry import Registry
 
 WINS = Policy(filter="reward > 0 AND NOT (metrics.cost >= 9)", dedupe="exact")
@@ -84,7 +103,7 @@ def row(name: str, revision: int = 1, reward: float | None = 1.0, cost: float = 
 SAME = [{"role": "user", "content": "the same"}, {"role": "assistant", "content": "ok"}]
 
 
-def made_world(broker: str, home: Path) -> World:
+def made_world(broker: str, home: Path, *, versions: int = 3) -> World:
     world = World(broker, f"t-{secrets.token_hex(6)}", home)
     world.graded(
         row("a", subject="ann"),
@@ -95,6 +114,8 @@ def made_world(broker: str, home: Path) -> World:
         row("dear", cost=9.5),
     )
     world.snapshot()
+    if versions == 1:
+        return world
     world.graded(row("a", 2, reward=3.0, subject="ann"), row("bb", 2, reward=-1.0), row("new"))
     world.snapshot()
     # another policy: all rows decided anew, none dropped as equal
@@ -104,14 +125,17 @@ def made_world(broker: str, home: Path) -> World:
 
 @pytest.fixture(scope="module")
 def world(broker: str, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """For tests that only look."""
+    """For tests that leave its corpus and its log as they are. What is graded later is in no version of it."""
     return made_world(broker, tmp_path_factory.mktemp("world") / "home")
 
 
 @pytest.fixture
-def own_world(broker: str, tmp_path: Path) -> World:
-    """For tests that change it."""
-    return made_world(broker, tmp_path / "home")
+def copied(world: World, tmp_path: Path) -> World:
+    """The same log, with a copy of the corpus that may be changed."""
+    copy = object.__new__(World)
+    copy.servers, copy.name, copy.home, copy.corpus = world.servers, world.name, world.home, tmp_path / "copy" / "main"
+    shutil.copytree(world.corpus, copy.corpus)
+    return copy
 
 
 @pytest.fixture
@@ -176,8 +200,8 @@ def test_versions_are_proven_by_the_log_and_one_that_is_not_its_fold_is_found_ou
     Corpus.open(forged).verify()
 
 
-def test_what_the_log_cannot_prove_is_told_by_its_reason(own_world: World, tmp_path: Path) -> None:
-    world = own_world
+def test_what_the_log_cannot_prove_is_told_by_its_reason(broker: str, tmp_path: Path) -> None:
+    world = made_world(broker, tmp_path / "home", versions=1)
     settings = workspaces.get(world.servers, world.name)
     # 1 the filter cannot be read as then
     texts = msgspec.structs.replace(settings.metrics[1], type="category")
@@ -223,9 +247,9 @@ def test_what_the_log_cannot_prove_is_told_by_its_reason(own_world: World, tmp_p
 
 
 def test_a_corpus_is_made_again_beside_or_in_place_of_a_damaged_one(
-    own_world: World, command: Command, tmp_path: Path
+    copied: World, command: Command, tmp_path: Path
 ) -> None:
-    world = own_world
+    world = copied
     Corpus.open(f"{world.corpus}@v2").tag("golden")
     told, rows = world.manifests(world.corpus), [members(world.corpus, n) for n in (1, 2, 3)]
     beside = tmp_path / "beside"
@@ -275,6 +299,104 @@ def test_a_corpus_is_made_again_beside_or_in_place_of_a_damaged_one(
     assert members(world.corpus, 4) == sorted([*rows[2], "newest"])
 
 
+DYING = """
+import os, shutil, sys
+from pathlib import Path
+
+from dying import Steps, child, told
+from treadle_corpus import Corpus, versions
+from treadle_streams.snapshot import rebuild
+
+servers, base, root = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+path = root / "main"
+
+
+def seen():
+    said = []
+    for number in versions(path):
+        with Corpus.open(f"{path}@v{number}") as found:
+            found.verify()
+            said.append((number, found.manifest.content_hash))
+    return repr(said)
+
+
+def fresh():
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(base, path)
+
+
+def measured():
+    steps = Steps(0)
+    rebuild(servers, path)
+    return str(steps.count)
+
+
+fresh()
+before = told(seen)
+total = int(told(measured))
+assert told(seen) == before
+few = (2 * total // 3, total - 1)  # while it is made, and when it has just taken the place of the old one
+for last in few if sys.argv[4] == "few" else range(1, total + 1, 3):
+    fresh()
+    assert os.WIFSIGNALED(child(lambda: (Steps(last), rebuild(servers, path)))), last
+    assert told(seen) == before, last
+assert child(lambda: rebuild(servers, path)) == 0
+assert told(seen) == before
+assert [p.name for p in root.iterdir()] == ["main"]
+"""
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("steps", ["few", pytest.param("many", marks=pytest.mark.long)])
+def test_a_rebuild_killed_between_its_steps_leaves_every_version_and_the_next_one_ends_it(
+    copied: World, tmp_path: Path, steps: str
+) -> None:
+    here = os.pathsep.join([str(Path(__file__).parent.parent / "fault"), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, copied.servers, str(copied.corpus), str(tmp_path / "killed"), steps],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": here},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_erased_version_is_proven_by_its_record_and_stays_so_when_it_is_made_again(
+    copied: World, command: Command
+) -> None:
+    record = erase(copied.corpus, ["a", "new"], reason="asked", erased_at="2026-11-30T12:00:00Z")
+    assert record is not None
+    assert [(n, v.removed) for n, v in record.versions.items()] == [(1, 1), (2, 2), (3, 2)]
+    shown = command(copied.home, "corpus", "verify", copied.corpus, "--all", "--from-log")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.count("without what was erased") == 3
+    rebuild(copied.servers, copied.corpus)
+    assert copied.hashes() == [change.after for change in record.versions.values()]
+    assert members(copied.corpus, 2) == ["b", "held"]
+    assert erasures(copied.corpus) == [record]
+    # the snapshotter service lets go of a corpus for an erasure, and comes back
+    settings, stop = workspaces.get(copied.servers, copied.name), threading.Event()
+    policy = Corpus.open(copied.corpus).manifest.policy
+    with Snapshotter(copied.servers, settings, copied.corpus, policy) as snapshotter:
+        serving = threading.Thread(target=serve, args=(snapshotter, copied.servers, settings), kwargs={"stop": stop})
+        serving.start()
+        again = erase(copied.corpus, ["held"], reason="asked", erased_at="2026-11-30T12:00:00Z", wait_s=30)
+        assert again is not None
+        deadline = time.monotonic() + 30
+        while True:  # until it holds the lock again
+            try:
+                Replacement(copied.corpus, new=False).__exit__(None, None, None)
+            except CorpusLocked:
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        stop.set()
+        serving.join()
+    assert members(copied.corpus, 2) == ["b"]
+
+
 @pytest.fixture(scope="module")
 def releases(world: World) -> list[ReleaseId]:
     """r0 trained on v1, r1 on v2 from r0, r2 a prompt."""
@@ -321,6 +443,12 @@ def test_lineage_goes_from_a_release_to_offsets_and_outcomes_and_back(
         assert shown.exit_code == 0, shown.stderr
         return json.loads(shown.stdout)
 
+    sender = Sender(world.servers)
+    for outcome_id in ("a-0", "other", "a-0"):
+        value = {"name": "reward", "value": 1.0, "observed_at": "2026-11-30T12:00:00Z", "outcome_id": outcome_id}
+        headers = make_headers(OUTCOME, world.name, source="test")
+        sender.send(topic(world.name, "outcomes"), b"a", dumps(value), headers, partition=1)
+    sender.flush()
     handle = f"{world.name}/a/a"
     down = asked(releases[1])
     assert (down["kind"], down["release"], down["champion"]) == ("release", str(releases[1]), True)
@@ -359,6 +487,16 @@ def test_lineage_goes_from_a_release_to_offsets_and_outcomes_and_back(
     assert [r["row"] for r in ann["rows"]] == [f"{world.name}/{n}/{n}" for n in ("a", "c")]
     assert [one["versions"] for one in ann["rows"][1]["corpora"][0]["revisions"]] == [[3]]
     assert ann["releases"] == [str(releases[0]), str(releases[1])]
+    # on Kafka: the revision itself, and what its outcomes came as
+    placed = asked(handle, "--offsets")["corpora"][0]["revisions"]
+    assert [one["graded"]["topic"] for one in placed] == [topic(world.name, "graded")] * 2
+    assert placed[0]["graded"]["partition"] == placed[1]["graded"]["partition"]
+    assert placed[0]["graded"]["offset"] < placed[1]["graded"]["offset"]
+    told = {o["outcome_id"]: [(p["topic"], p["partition"]) for p in o["places"]] for o in placed[1]["outcomes"]}
+    assert told == {"a-0": [(topic(world.name, "outcomes"), 1)] * 2, "a-1": []}
+    lines = command(world.home, "lineage", handle, "--offsets").stdout
+    assert "outcome a-1  not on .outcomes any more" in lines
+    assert f"outcome a-0  {topic(world.name, 'outcomes')}[1] offset " in lines
     # the corpus is moved: releases are known by the content
     moved = world.home / "corpora" / world.name / "moved"
     world.corpus.rename(moved)

@@ -53,10 +53,16 @@ def _learnt(version: dict[str, Any] | None, limit: int) -> _Node:
         return _Node(
             f"{version['corpus']}@v{version['version']}  content hash {version['content_hash']}  cannot be read"
         )
-    text = _version_text(version) + (
-        "  as registered" if version["as_registered"] else "  NOT the content that the release was trained on"
-    )
+    text = f"{_version_text(version)}  {_state(version)}"
     return _Node(text, list(_rows(version.get("row_list", []), limit)))
+
+
+def _state(version: dict[str, Any]) -> str:
+    if version["as_registered"]:
+        return "as registered"
+    if version["erased_since"]:
+        return "as registered, but for what was erased since"
+    return "NOT the content that the release was trained on"
 
 
 def _version_text(version: dict[str, Any]) -> str:
@@ -81,7 +87,17 @@ def _sources(row: dict[str, Any]) -> Iterator[_Node]:
     at, came = row["interaction"], from_micros(row["append_ms"] * 1000)[:19]
     imported = f"  import {row['import_id']}" if row["import_id"] else ""
     yield _Node(f"{at['topic']}[{at['partition']}] offset {at['offset']}  appended {came}{imported}")
-    yield _Node("outcomes " + ", ".join(row["outcome_ids"]) if row["outcome_ids"] else "no outcomes")
+    if "graded" in row:
+        yield _Node(_place(row["graded"]) if row["graded"] else "not on .graded any more")
+        for outcome in row["outcomes"]:
+            places = ", ".join(_place(place) for place in outcome["places"]) or "not on .outcomes any more"
+            yield _Node(f"outcome {outcome['outcome_id']}  {places}")
+    else:
+        yield _Node("outcomes " + ", ".join(row["outcome_ids"]) if row["outcome_ids"] else "no outcomes")
+
+
+def _place(place: dict[str, Any]) -> str:
+    return f"{place['topic']}[{place['partition']}] offset {place['offset']}"
 
 
 def _row(row: dict[str, Any], corpora: Sequence[dict[str, Any]]) -> _Node:

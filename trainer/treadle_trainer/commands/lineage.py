@@ -30,6 +30,7 @@ from treadle_trainer.commands._common import registry_root, release_of
 from treadle_trainer.commands._lineage_tree import tree
 from treadle_trainer.errors import ReleaseMissing
 from treadle_trainer.lineage import Releases, Trained, ancestry
+from treadle_trainer.offsets import find_offsets
 
 __all__ = ["lineage"]
 
@@ -43,6 +44,9 @@ _KINDS: Final = ("release", "row", "subject", "version")
 @click.option("--workspace", metavar="WS", help="Of a subject (default: TREADLE_WORKSPACE).")
 @click.option("--corpus", "more", metavar="PATH", multiple=True, help="Look into this corpus too. Repeatable.")
 @click.option(
+    "--offsets", is_flag=True, help="Look on Kafka for the offsets of each revision on .graded, and of its outcomes."
+)
+@click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Rows to print; --json has all."
 )
 @json_option
@@ -53,6 +57,7 @@ def lineage(
     kind: str | None,
     workspace: str | None,
     more: tuple[str, ...],
+    offsets: bool,
     limit: int,
     as_json: bool,
 ) -> int:
@@ -60,8 +65,9 @@ def lineage(
 
     A release (workspace/slot/rN) leads to the corpus version that it was trained on, its rows, and for each its revision, the offset of its
     interaction and the ids of its outcomes. A row (a handle) and a subject lead to all versions that hold or held them, and to the releases
-    that learnt from these. PATH@vN leads both ways. Corpora are those that releases name, those below the corpus root and
-    TREADLE_HOME/corpora, and those of --corpus. Exits with 1 where nothing is known, or where something that was needed cannot be read.
+    that learnt from these. PATH@vN leads both ways. With --offsets the log is read once, for where these revisions and outcomes lie.
+    Corpora are those that releases name, those below the corpus root and TREADLE_HOME/corpora, and those of --corpus. Exits with 1 where
+    nothing is known, or where something that was needed cannot be read.
     """
     kind = kind or _kind_of(settings, what)
     walk = _Walk(settings, more)
@@ -75,6 +81,8 @@ def lineage(
             found = walk.row(Handle.parse(what))
         case _:
             found = walk.subject(workspace_of(settings, workspace), what)
+    if offsets:
+        _place(settings, found)
     found["unreadable"] = walk.unreadable
     if as_json:
         echo_json(found)
@@ -192,7 +200,8 @@ class _Walk:
         try:
             with Corpus.open(ref) as corpus:
                 same = manifest.corpus_hash in (None, corpus.manifest.content_hash)
-                return {**_version(corpus, rows=rows), "as_registered": same}
+                erased = [e for e in corpus.erasures() if e.versions[corpus.version].before == manifest.corpus_hash]
+                return {**_version(corpus, rows=rows), "as_registered": same, "erased_since": bool(erased)}
         except CorpusError as err:
             self._cannot(ref.path, err)
             return {**told, "problem": str(err)}
@@ -275,6 +284,40 @@ def _origin(workspace: str, origin: RowOrigin) -> dict[str, Any]:
         "import_id": came.import_id,
         "graded_at": came.graded_at,
     }
+
+
+def _place(settings: Settings, found: dict[str, Any]) -> None:
+    """Add `graded` (null: not on Kafka any more) and `outcomes` to each revision in an answer."""
+    said = list(_revisions(found))
+    by_workspace: dict[str, list[tuple[Handle, dict[str, Any]]]] = {}
+    for one in said:
+        row = Handle.parse(one["row"])
+        by_workspace.setdefault(row.workspace, []).append((row, one))
+    for workspace, rows in by_workspace.items():
+        wanted: dict[tuple[str, str], set[int]] = {}
+        for row, one in rows:
+            wanted.setdefault((row.episode_id, row.interaction_id), set()).add(one["revision"])
+        ids = {outcome for _, one in rows for outcome in one["outcome_ids"]}
+        places = find_offsets(settings.bootstrap_servers, workspace, wanted, ids)
+        for row, one in rows:
+            place = places.graded.get((row.episode_id, row.interaction_id, one["revision"]))
+            one["graded"] = None if place is None else place._asdict()
+            one["outcomes"] = [
+                {"outcome_id": outcome, "places": [p._asdict() for p in places.outcomes.get(outcome, ())]}
+                for outcome in one["outcome_ids"]
+            ]
+
+
+def _revisions(found: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(found, dict):
+        if "outcome_ids" in found:
+            yield found
+        else:
+            for value in found.values():
+                yield from _revisions(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from _revisions(value)
 
 
 def _said(trained: Trained) -> dict[str, Any]:
