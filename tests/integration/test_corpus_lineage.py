@@ -407,7 +407,7 @@ def releases(world: World) -> list[ReleaseId]:
     made: list[ReleaseId] = []
     for version in (1, 2):
         with Corpus.open(f"{world.corpus}@v{version}") as corpus:
-            lineage = {
+            lineage: Any = {
                 "corpus": str(corpus.path),
                 "corpus_version": version,
                 "corpus_hash": corpus.manifest.content_hash,
