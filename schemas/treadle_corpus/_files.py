@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from treadle_corpus import _disk
-from treadle_corpus.errors import CorpusDamaged, CorpusLocked, CorpusMissing, CorpusOutdated
+from treadle_corpus.errors import CorpusDamaged, CorpusLocked, CorpusMissing, CorpusNewer, CorpusOutdated
 
 __all__ = ["Lock", "check_marker", "write_marker"]
 
@@ -60,7 +60,7 @@ class Lock:
 def check_marker(path: Path) -> Literal["ready", "creating", "absent"]:
     """Is there a corpus? `creating`: its making was interrupted, and nothing is in it. `absent`: the folder is empty but for a lock.
 
-    Raises CorpusMissing where there is no folder, CorpusOutdated, CorpusDamaged where there is something else.
+    Raises CorpusMissing where there is no folder, CorpusOutdated, CorpusNewer, CorpusDamaged where there is something else.
     """
     if not path.exists():
         raise CorpusMissing(path)
@@ -82,10 +82,7 @@ def check_marker(path: Path) -> Literal["ready", "creating", "absent"]:
     if isinstance(version, int) and version < FORMAT_VERSION:
         raise CorpusOutdated(path, version, FORMAT_VERSION)
     if version != FORMAT_VERSION:
-        raise CorpusDamaged(
-            path,
-            f"has format version {version!r}, and this treadle reads {FORMAT_VERSION}; use the treadle that wrote it",
-        )
+        raise CorpusNewer(path, version, FORMAT_VERSION)
     if state == "creating":
         return "creating"
     for name in ("index", "versions"):

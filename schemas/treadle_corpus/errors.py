@@ -14,6 +14,7 @@ TreadleError (treadle_schemas.errors)
     ├── CorpusUnwritable     the system refuses to write there
     ├── CorpusDamaged        the folder is no corpus, or its files are not what was written
     ├── CorpusOutdated       the corpus has the format of an older treadle
+    ├── CorpusNewer          the corpus has the format of a newer treadle
     ├── PolicyMismatch       the corpus was made by another policy or for another workspace
     └── StoreError           an object store, s3:// and the like
         ├── StoreUnreachable     no answer, or one that says to come back later (retriable)
@@ -38,6 +39,7 @@ __all__ = [
     "CorpusInUse",
     "CorpusLocked",
     "CorpusMissing",
+    "CorpusNewer",
     "CorpusOutdated",
     "CorpusUnwritable",
     "ObjectDamaged",
@@ -174,6 +176,18 @@ class CorpusOutdated(CorpusError):
         super().__init__(
             f"{path} has format version {version}, and this treadle reads {reads}. Nothing was changed. `.graded` keeps every row: "
             "`treadle snapshot WORKSPACE --to ANOTHER_PATH` makes the corpus again; the treadle that wrote this one still reads it"
+        )
+        self.path = path
+        self.version = version
+
+
+class CorpusNewer(CorpusError):
+    """The corpus has the format of a newer treadle."""
+
+    def __init__(self, path: Path | str, version: object, reads: int) -> None:
+        super().__init__(
+            f"{path} has format version {version!r}, and this treadle reads {reads}. Nothing was changed: "
+            "use the treadle that wrote it, or a newer one"
         )
         self.path = path
         self.version = version

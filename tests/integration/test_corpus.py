@@ -14,6 +14,7 @@ from treadle_corpus import (
     CorpusDamaged,
     CorpusLocked,
     CorpusMissing,
+    CorpusNewer,
     CorpusOutdated,
     CorpusWriter,
     Decision,
@@ -23,6 +24,8 @@ from treadle_corpus import (
     PolicyMismatch,
     Refusal,
     VersionMissing,
+    _rows,
+    _state,
     content_hash,
     row_line,
 )
@@ -262,7 +265,6 @@ def test_an_exception_in_a_batch_leaves_nothing_behind(path: Path, monkeypatch: 
         ("corpus.json", b"{}"),
         ("corpus.json", b"not json"),
         ("corpus.json", b'{"format":"other","format_version":1,"state":"ready"}'),
-        ("corpus.json", b'{"format":"treadle-corpus","format_version":99,"state":"ready"}'),
         ("corpus.json", b'{"format":"treadle-corpus","format_version":2,"state":"ready"}'),
     ],
 )
@@ -283,6 +285,33 @@ def test_a_corpus_of_the_first_format_is_refused_with_the_way_out_and_left_alone
         ):
             attempt(tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["corpus.json", "data"]
+
+
+def test_a_corpus_of_a_newer_treadle_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "corpus.json").write_bytes(b'{"format":"treadle-corpus","format_version":99,"state":"ready"}')
+    for attempt in (Corpus.open, writer):
+        with pytest.raises(CorpusNewer, match="use the treadle that wrote it"):
+            attempt(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["corpus.json"]
+
+
+def test_a_corpus_as_it_was_written_before_commits_said_less_is_read_and_gone_on_with(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same format: commits used to repeat revision and reward beside the rest, and the digest of what a sink compares."""
+    with monkeypatch.context() as before:
+        before.setattr(_state, "_TOLD", ())
+        before.setattr(_rows, "_is_plain", lambda _: False)
+        run(path, [graded("a"), graded("b", reward=0.0)])
+        run(path, [graded("a", revision=2, reward=3.0)])
+    run(path, [graded("a", revision=2, reward=3.0), graded("b", revision=2, reward=5.0)])
+    with writer(path) as corpus:
+        assert [r.position for r in corpus.apply([graded("a", revision=2, reward=4.0)], {0: 9}, 1000)] == [0]
+    for number, rewards in ((1, [1.0, 0.0]), (2, [3.0, 0.0]), (3, [3.0, 5.0])):
+        with Corpus.open(f"{path}@v{number}") as found:
+            found.verify()
+            assert [row.grade.reward for row in found.rows("all")] == rewards
+            assert [row.reward for row in found.origins()] == rewards
 
 
 def test_a_file_is_no_corpus(tmp_path: Path) -> None:

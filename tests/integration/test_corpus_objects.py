@@ -14,9 +14,9 @@ import pytest
 from treadle_corpus import (
     BucketMissing,
     Corpus,
-    CorpusDamaged,
     CorpusLocked,
     CorpusMissing,
+    CorpusNewer,
     CorpusWriter,
     GradedRecord,
     Manifest,
@@ -303,9 +303,9 @@ def test_a_corpus_of_a_newer_treadle_is_refused(url: str) -> None:
     run(url, batch(0))
     marker = f'{{"format":"treadle-corpus-objects","format_version":{FORMAT_VERSION + 1}}}'
     ObjectStore(url).put("corpus.json", marker.encode())
-    with pytest.raises(CorpusDamaged, match="use the treadle that wrote it"):
+    with pytest.raises(CorpusNewer, match="use the treadle that wrote it"):
         Corpus.open(url)
-    with pytest.raises(CorpusDamaged, match="use the treadle that wrote it"):
+    with pytest.raises(CorpusNewer, match="use the treadle that wrote it"):
         writer(url)
 
 

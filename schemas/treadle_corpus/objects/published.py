@@ -7,7 +7,14 @@ import re
 from typing import Final
 
 from treadle_corpus._versions import VersionFile
-from treadle_corpus.errors import CorpusDamaged, CorpusMissing, CorpusOutdated, ObjectDamaged, VersionMissing
+from treadle_corpus.errors import (
+    CorpusDamaged,
+    CorpusMissing,
+    CorpusNewer,
+    CorpusOutdated,
+    ObjectDamaged,
+    VersionMissing,
+)
 from treadle_corpus.objects.layout import Contents, decode_contents
 from treadle_corpus.objects.store import ObjectStore
 
@@ -63,10 +70,7 @@ def check_published(store: ObjectStore) -> None:
     if isinstance(version, int) and version < FORMAT_VERSION:
         raise CorpusOutdated(store.url, version, FORMAT_VERSION)
     if version != FORMAT_VERSION:
-        raise CorpusDamaged(
-            store.url,
-            f"has format version {version!r}, and this treadle reads {FORMAT_VERSION}; use the treadle that wrote it",
-        )
+        raise CorpusNewer(store.url, version, FORMAT_VERSION)
 
 
 def published_below(url: str) -> list[str]:
