@@ -143,7 +143,7 @@ def test_a_person_approves_what_waits_and_rejects_what_does_not_please(model: Pa
     assert treadle("release", "reject", "shop/main/r1", "--reason", "x").exit_code == 1  # the champion
 
 
-def test_canary_control_pin_export_and_gc_by_hand(model: Path, home: Path, tmp_path: Path) -> None:
+def test_canary_control_pin_export_and_gc_by_hand(model: Path, home: Path, tmp_path: Path, bucket: str) -> None:
     treadle("release", "register", "shop", model, "--promote")
     treadle("release", "register", "shop", model, "--adapter", "shop/main/r0", "--sampling", '{"temperature": 0.2}')
     manifest = data("release", "show", "shop/main/r1")
@@ -159,6 +159,18 @@ def test_canary_control_pin_export_and_gc_by_hand(model: Path, home: Path, tmp_p
     treadle("release", "pin", "shop/main/r2", "--reason", "paper")
     assert data("release", "export", "shop/main/r2", tmp_path / "out")["files"] == 1
     assert treadle("release", "export", "shop/main/r2", tmp_path / "out").exit_code == 1
+    url = f"{bucket}/releases/r2"
+    for _ in range(2):  # the same again does nothing
+        assert data("release", "export", "shop/main/r2", url)["target"] == url
+    assert treadle("release", "export", "shop/main/r0", url).exit_code == 2
+    assert data("release", "fetch", url, tmp_path / "fetched") == {
+        "release": "shop/main/r2",
+        "folder": str(tmp_path / "fetched"),
+        "files": 1,
+    }
+    assert sorted(f.name for f in (tmp_path / "fetched").iterdir()) == sorted(
+        f.name for f in (tmp_path / "out").iterdir()
+    )
     plan = data("release", "gc", "shop", "--keep", 1, "--dry-run")
     assert (plan["found"], plan["deleted"]) == (["shop/main/r3"], [])
     done = treadle("release", "gc", "shop", "--keep", 1, "--yes")

@@ -1,18 +1,20 @@
-"""`treadle release pin`, `export`, `gc`: what is kept, what is copied out, what is deleted."""
+"""`treadle release pin`, `export`, `fetch`, `gc`: what is kept, what is copied out and in, what is deleted."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import click
 from treadle.cli.support import confirmed, echo_json, json_option, pass_settings, workspace_of, yes_option
 from treadle.settings import Settings
+from treadle_corpus.objects import fetch_folder, is_object_url, publish_folder
 
 from treadle_trainer.commands._common import SIZE, release_of, slot_option, tell
 from treadle_trainer.commands._releases import echo_event, reason_option, registry_of
-from treadle_trainer.registry import collectable, export, within_budget
+from treadle_trainer.registry import collectable, export, open_release, within_budget
 
-__all__ = ["export_", "gc", "pin"]
+__all__ = ["export_", "fetch", "gc", "pin"]
 
 
 @click.command()
@@ -33,22 +35,46 @@ def pin(settings: Settings, name: str, slot: str, off: bool, reason: str, as_jso
 
 @click.command(name="export")
 @click.argument("name", metavar="RELEASE")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target")
 @slot_option
 @click.option("--reason", "-r", default="exported", show_default=True, help="Why; kept in the audit log.")
 @json_option
 @pass_settings
-def export_(settings: Settings, name: str, target: Path, slot: str, reason: str, as_json: bool) -> None:
-    """Copy RELEASE, verified, to the new folder TARGET, manifest included."""
+def export_(settings: Settings, name: str, target: str, slot: str, reason: str, as_json: bool) -> None:
+    """Copy RELEASE, verified, to the new folder TARGET, manifest included.
+
+    TARGET may be s3://BUCKET/PREFIX: the files are put there with their checksums, and never change; `treadle release fetch` gets them.
+    """
     which = release_of(settings, name, slot)
     registry = registry_of(settings, which.workspace, which.slot)
-    manifest = export(registry, which, target.absolute())
-    registry.note("exported", which, actor="user", reason=reason, evidence={"target": str(target.absolute())})
+    if is_object_url(target):
+        manifest = registry.verify(which)
+        with tempfile.TemporaryDirectory(prefix="treadle-release-") as folder:
+            export(registry, which, Path(folder) / "release")
+            publish_folder(Path(folder) / "release", target, kind="release")
+    else:
+        target = str(Path(target).absolute())
+        manifest = export(registry, which, Path(target))
+    registry.note("exported", which, actor="user", reason=reason, evidence={"target": target})
     tell(settings, registry)
     if as_json:
-        echo_json({"release": str(which), "target": str(target.absolute()), "files": len(manifest.files)})
+        echo_json({"release": str(which), "target": target, "files": len(manifest.files)})
     else:
         click.echo(f"{which} -> {target} ({len(manifest.files)} files)")
+
+
+@click.command()
+@click.argument("url")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def fetch(url: str, folder: Path, as_json: bool) -> None:
+    """Fetch a release that was exported to URL (s3://BUCKET/PREFIX) to the new FOLDER, and check every file against its manifest."""
+    fetch_folder(url, folder.absolute(), kind="release")
+    manifest = open_release(folder.absolute())
+    if as_json:
+        echo_json({"release": manifest.release, "folder": str(folder.absolute()), "files": len(manifest.files)})
+    else:
+        click.echo(f"{manifest.release} -> {folder} ({len(manifest.files)} files)")
 
 
 @click.command()

@@ -20,7 +20,7 @@ from treadle.settings import Settings
 from treadle_schemas.codec import to_json
 
 from treadle_trainer.commands._common import registry_root, release_of, slot_option, tell
-from treadle_trainer.commands._release_keeping import export_, gc, pin
+from treadle_trainer.commands._release_keeping import export_, fetch, gc, pin
 from treadle_trainer.commands._release_moves import approve, canary, control, reject
 from treadle_trainer.commands._releases import (
     base_of,
@@ -214,5 +214,5 @@ def rollback(
     return 0
 
 
-for command in (approve, reject, canary, control, pin, export_, gc):
+for command in (approve, reject, canary, control, pin, export_, fetch, gc):
     release.add_command(command)
