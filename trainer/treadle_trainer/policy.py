@@ -94,7 +94,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The policy of one slot. The defaults train the demo's tiny model; a real model wants its own learning rate."""
 
     method: str = "sft"
-    """Training method; `sft` on successful rows is the only one of this version."""
+    """Training method: sft, rwsft, dpo, kto, reward or rl."""
     steps: int = 80
     """Optimiser steps of a job."""
     lr: float = 2e-3
@@ -111,6 +111,16 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Steps between checkpoints, from which a training that was cut short goes on. None: only when it is asked to end."""
     backend: Backend | None = None
     """An external trainer: `{"command": ..., "form": ...}`. None: TRL, here."""
+    lora_rank: int | None = None
+    """Train low-rank adapters of this rank, merged at the end. None: all weights."""
+    beta: float = 0.1
+    """How near to the model that it begins with: beta of dpo and kto, weight of the divergence in rl."""
+    clip: float = 0.2
+    """rl: how far a token's probability may move from the logged one before it stops counting."""
+    margin: float = 0.0
+    """dpo, reward: least difference of rewards in a pair."""
+    cap: int | None = 16
+    """dpo, reward: at most so many pairs of a task. None: all."""
     rows: Literal["rewarded", "all"] = "rewarded"
     """Which train rows to imitate: those with a reward above zero, or all, where the corpus's filter has chosen already."""
     newest_rows: int | None = None
@@ -149,6 +159,11 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             (self.batch >= 1, "batch", self.batch, "at least 1"),
             (self.accumulate >= 1, "accumulate", self.accumulate, "at least 1"),
             (self.save_steps is None or self.save_steps >= 1, "save_steps", self.save_steps, "at least 1"),
+            (self.lora_rank is None or self.lora_rank >= 1, "lora_rank", self.lora_rank, "at least 1"),
+            (self.beta >= 0, "beta", self.beta, "at least 0"),
+            (0 < self.clip < 1, "clip", self.clip, "between 0 and 1"),
+            (self.margin >= 0, "margin", self.margin, "at least 0"),
+            (self.cap is None or self.cap >= 1, "cap", self.cap, "at least 1"),
             (self.lr > 0, "lr", self.lr, "above 0"),
             (self.eval_tasks >= 1, "eval_tasks", self.eval_tasks, "at least 1"),
             (self.newest_rows is None or self.newest_rows >= 1, "newest_rows", self.newest_rows, "at least 1"),

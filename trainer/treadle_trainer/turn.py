@@ -96,7 +96,7 @@ def run_turn(
     Raises NoChampion, JobStopped when `should_stop` said so, and any other TreadleError after recording it as failed.
     """
     if policy.backend is None:
-        check_method(policy.method)
+        check_method(policy.method, speaks=True)
     try:
         opened = Corpus.open(corpus)
     except TreadleError as err:
@@ -343,6 +343,11 @@ def train_spec(policy: TrainingPolicy, base: Path, corpus: Corpus, work: Path, o
         packed=policy.packed,
         save_steps=policy.save_steps,
         backend=policy.backend,
+        lora_rank=policy.lora_rank,
+        beta=policy.beta,
+        clip=policy.clip,
+        margin=policy.margin,
+        cap=policy.cap,
         steps=policy.steps,
         lr=policy.lr,
         batch=policy.batch,
@@ -384,6 +389,7 @@ def register_candidate(
             "seed": policy.seed,
             "rows": policy.rows,
             "newest_rows": policy.newest_rows,
+            "lora_rank": policy.lora_rank,
             "training": training,
         },
         code_version=code_version(),

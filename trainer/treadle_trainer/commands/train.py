@@ -14,7 +14,7 @@ from treadle_schemas.codec import to_json
 
 from treadle_trainer.commands._common import jobs_root, registry_root, slot_option, stop_requested, tell
 from treadle_trainer.jobs import TrainSpec
-from treadle_trainer.methods import check_method
+from treadle_trainer.methods import METHODS, check_method
 from treadle_trainer.policy import TrainingPolicy
 
 __all__ = ["train"]
@@ -24,13 +24,19 @@ REFUSED = 3
 
 @click.command()
 @click.argument("reference", metavar="PATH[@vN]")
-@click.option("--method", default="sft", show_default=True, help="Training method.")
+@click.option("--method", default="sft", show_default=True, help=f"Training method: {', '.join(METHODS)}.")
+@click.option("--dry-run", is_flag=True, help="Say what would be trained on, with one example, and train nothing.")
 @click.option("--from", "base", metavar="RELEASE|FOLDER", help="Model to start from. Default: the champion.")
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.")
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--batch", type=click.IntRange(1), help="Examples a step; with --packed, rows.")
 @click.option("--accumulate", type=click.IntRange(1), help="Batches whose gradients make one step.")
 @click.option("--packed/--padded", default=None, help="Several sequences in one row of --max-length tokens, or one.")
+@click.option("--lora-rank", type=click.IntRange(1), help="Train low-rank adapters of this rank, merged at the end.")
+@click.option("--beta", type=click.FloatRange(0), help="dpo, kto, rl: how near to the model that it begins with.")
+@click.option("--clip", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="rl: bound of the ratio.")
+@click.option("--margin", type=click.FloatRange(0), help="dpo, reward: least difference of rewards in a pair.")
+@click.option("--cap", type=click.IntRange(1), help="dpo, reward: at most so many pairs of a task.")
 @click.option("--save-steps", type=click.IntRange(1), help="Steps between checkpoints.")
 @click.option("--resume", metavar="JOB", help="Go on with a training that was stopped, from its last valid checkpoint.")
 @click.option("--max-length", type=click.IntRange(2), help="Longest sequence in tokens; longer trajectories are split.")
@@ -70,6 +76,7 @@ def train(
     /,
     reference: str,
     method: str,
+    dry_run: bool,
     base: str | None,
     out: Path | None,
     register: bool,
@@ -86,8 +93,8 @@ def train(
 ) -> int:
     """Train on the train side of a corpus version.
 
-    The settings are those of the slot's policy, where it has one, with the options on top. Only what the agent wrote is learned, by
-    default in rows with a reward above zero. Held-out rows are never trained on.
+    The settings are those of the slot's policy, where it has one, with the options on top. Only what the agent wrote is learned; sft and
+    rwsft: by default in rows with a reward above zero. Held-out rows are never trained on.
     """
     if out is not None and evaluate:
         raise click.UsageError("--gate keeps the model as a release; --out has no place beside it")
@@ -111,9 +118,11 @@ def train(
     given |= {name: value for name, value in backend.items() if value is not None}
     policy = stored.changed({**given, "method": method})
     if policy.backend is None:
-        check_method(method)
+        check_method(method, speaks=register or evaluate)
     if base is not None:
         policy = policy.changed({"base": str(_base_folder(settings, base))})
+    if dry_run:
+        return _planned(settings, corpus, policy, workspace, slot, as_json)
     if evaluate:
         return _evaluated(settings, corpus, policy, workspace, slot, label, as_json)
     return _trained(settings, corpus, policy, workspace, slot, out, register, resume, as_json)
@@ -130,21 +139,14 @@ def _trained(
     resume: str | None,
     as_json: bool,
 ) -> int:
-    from treadle_trainer.errors import JobStopped, JobTimedOut, NoChampion
+    from treadle_trainer.errors import JobStopped, JobTimedOut
     from treadle_trainer.jobs import JobRunner
     from treadle_trainer.registry import Registry
-    from treadle_trainer.turn import model_folder, register_candidate, train_spec
+    from treadle_trainer.turn import register_candidate, train_spec
 
     registry = Registry(registry_root(settings), workspace, slot)
     parent = registry.champion
-    if policy.base is not None:
-        start = Path(policy.base)
-    elif parent is not None:
-        start = model_folder(registry, parent)
-    else:
-        raise NoChampion(
-            f"{workspace}/{slot} has no champion to start from; name a model with --from RELEASE or --from FOLDER"
-        )
+    start = _start_of(policy, registry)
     with JobRunner(jobs_root(settings)) as runner, stop_requested() as should_stop:
         name = resume or f"train-{new_id()}"
         folder = runner.root / name
@@ -181,6 +183,35 @@ def _trained(
             f"loss {training['first_loss']} -> {training['last_loss']}: {report.get('release', target)}"
         )
     return 0
+
+
+def _planned(settings: Settings, corpus: Any, policy: TrainingPolicy, workspace: str, slot: str, as_json: bool) -> int:
+    from treadle_trainer.commands._plan import shown
+    from treadle_trainer.methods.plan import plan
+    from treadle_trainer.registry import Registry
+    from treadle_trainer.turn import train_spec
+
+    start = _start_of(policy, Registry(registry_root(settings), workspace, slot))
+    work = jobs_root(settings) / "plans"
+    found = plan(train_spec(policy, start, corpus, work, work / "model"))
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo(shown(str(corpus), policy.method, found))
+    return 0
+
+
+def _start_of(policy: TrainingPolicy, registry: Any) -> Path:
+    from treadle_trainer.errors import NoChampion
+    from treadle_trainer.turn import model_folder
+
+    if policy.base is not None:
+        return Path(policy.base)
+    if registry.champion is None:
+        raise NoChampion(
+            f"{registry.workspace}/{registry.slot} has no champion to start from; name a model with --from RELEASE or --from FOLDER"
+        )
+    return model_folder(registry, registry.champion)
 
 
 def _check_same(spec: TrainSpec, folder: Path) -> None:

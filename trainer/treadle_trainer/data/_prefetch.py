@@ -13,11 +13,15 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Iterates over what `make` gives, at most `depth` ahead. `close` ends the thread; so does the end of the iteration."""
+    """Iterates over what `make` gives, at most `depth` ahead. `close` ends the thread; so does the end of the iteration.
+
+    The two threads hand over half of the depth at a time: waking each other for every single item costs as much as making a batch.
+    """
 
     def __init__(self, make: Callable[[], Iterator[T]], depth: int) -> None:
         self._make = make
         self._depth = depth
+        self._some = max(1, depth // 2)
         self._changed = threading.Condition()
         self._ready: deque[T] = deque()
         self._over = False
@@ -30,11 +34,13 @@ class Prefetch(Generic[T]):
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._ready or self._over)
+                    if not self._ready:
+                        self._changed.wait_for(lambda: len(self._ready) >= self._some or self._over)
                     if not self._ready:
                         break
                     item = self._ready.popleft()
-                    self._changed.notify_all()
+                    if len(self._ready) == self._depth - self._some:
+                        self._changed.notify_all()
                 yield item
             if self._error is not None:
                 raise self._error
@@ -52,11 +58,13 @@ class Prefetch(Generic[T]):
         try:
             for item in self._make():
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
+                    if len(self._ready) >= self._depth:
+                        self._changed.wait_for(lambda: self._closed or len(self._ready) <= self._depth - self._some)
                     if self._closed:
                         return
                     self._ready.append(item)
-                    self._changed.notify_all()
+                    if len(self._ready) == self._some:
+                        self._changed.notify_all()
         except BaseException as err:  # the reader must hear of it, whatever it is
             self._error = err
         finally:

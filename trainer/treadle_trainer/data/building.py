@@ -32,7 +32,7 @@ from treadle_trainer.data.rendering import identify
 from treadle_trainer.data.sequences import TokenSequence, render
 from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, DataRefused
 
-__all__ = ["KEPT_VERSIONS", "build", "columns_folder"]
+__all__ = ["KEPT_VERSIONS", "SPLIT_VIEWS", "build", "columns_folder"]
 
 KEPT_VERSIONS: Final = 2
 """Columns of older versions of the same view are removed: they can be made again, and nobody trains on them."""

@@ -78,7 +78,7 @@ class TokenStream:
         last: Literal["short", "drop"] = "short",
         pad_id: int = 0,
         multiple: int = 1,
-        prefetch: int = 4,
+        prefetch: int = 8,
         pin: bool | None = None,
         device: torch.device | str | None = None,
         block: int = BLOCK,
@@ -301,6 +301,8 @@ def _arity(columns: Columns) -> int:
 
 def _places(bounds: NDArray[np.int64], examples: NDArray[np.int64], arity: int) -> NDArray[np.int64]:
     """Where the members of examples stand: all first ones, then all second ones; of groups one group behind the other."""
+    if arity == 1:
+        return bounds[examples]
     if arity:
         places: NDArray[np.int64] = (bounds[examples] + np.arange(arity)[:, None]).ravel()
         return places
@@ -309,6 +311,8 @@ def _places(bounds: NDArray[np.int64], examples: NDArray[np.int64], arity: int) 
 
 def _owner(bounds: NDArray[np.int64], examples: NDArray[np.int64], arity: int) -> NDArray[np.int64]:
     places = np.arange(len(examples))
+    if arity == 1:
+        return places
     return np.tile(places, arity) if arity else np.repeat(places, bounds[examples + 1] - bounds[examples])
 
 

@@ -36,6 +36,11 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     accumulate: int = 1
     packed: bool = False
     save_steps: int | None = None
+    lora_rank: int | None = None
+    beta: float = 0.1
+    clip: float = 0.2
+    margin: float = 0.0
+    cap: int | None = 16
     backend: Backend | None = None
     """None: TRL, in this process."""
 

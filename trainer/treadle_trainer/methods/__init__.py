@@ -6,23 +6,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, Final
 
-from treadle_schemas import NotYetSupported
+from treadle_schemas import NotYetSupported, SettingError
 
 from treadle_trainer.jobs._spec import TrainSpec
 
 __all__ = ["METHODS", "check_method", "train"]
 
-METHODS = ("sft",)
-PLANNED = ("rwsft", "dpo", "kto", "reward", "rl", "grpo")
+METHODS: Final[dict[str, str]] = {
+    "sft": "_sft:train_sft",
+    "rwsft": "_sft:train_rwsft",
+    "dpo": "_preferences:train_dpo",
+    "kto": "_preferences:train_kto",
+    "reward": "_preferences:train_reward",
+    "rl": "_rl:train_rl",
+}
+"""Each method, and the function that does it."""
+PLANNED: Final = ("grpo",)
+NO_POLICY: Final = "reward"
+"""Makes a model that judges and does not speak."""
 
 
-def check_method(name: str) -> str:
-    """`name`, if it is a method of this version. Raises NotYetSupported."""
+def check_method(name: str, *, speaks: bool = False) -> str:
+    """`name`, if it is a method of this version. Raises NotYetSupported; with `speaks`, SettingError for one whose model cannot be served."""
     if name not in METHODS:
         known = "is planned, but not in this version" if name in PLANNED else "is no training method"
         raise NotYetSupported(f"method {name!r} {known}; use one of: {', '.join(METHODS)}")
+    if speaks and name == NO_POLICY:
+        raise SettingError(
+            f"method {name!r} makes a model that judges and does not speak: it is no release. Keep it as a folder"
+        )
     return name
 
 
@@ -32,7 +47,6 @@ def train(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
         from treadle_trainer.backends._run import train_outside
 
         return train_outside(spec, spec.backend, progress)
-    check_method(spec.method)
-    from treadle_trainer.methods._sft import train_sft
-
-    return train_sft(spec, progress)
+    module, name = METHODS[check_method(spec.method)].split(":")
+    method: Callable[..., dict[str, Any]] = getattr(import_module(f"{__name__}.{module}"), name)
+    return method(spec, progress)

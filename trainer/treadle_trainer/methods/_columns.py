@@ -7,17 +7,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from treadle_corpus import Corpus, CorpusRef
 
-from treadle_trainer.data.building import build
+from treadle_trainer.data.building import SPLIT_VIEWS, build
 from treadle_trainer.data.columns import Columns
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._spec import TrainSpec
 
-__all__ = ["VIEW_OF", "columns_of", "counts_of"]
+__all__ = ["VIEW_OF", "columns_of", "counts_of", "view_options"]
 
-VIEW_OF: Final[Mapping[str, str]] = {"sft": "sft"}
-"""The view that a method learns from."""
+VIEW_OF: Final[Mapping[str, str]] = {
+    "sft": "sft",
+    "rwsft": "sft",
+    "dpo": "dpo",
+    "kto": "kto",
+    "reward": "reward",
+    "rl": "rl",
+}
+"""The view that a method learns from. `grpo` makes its own data."""
 TOLD_EVERY: Final = 1000
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -44,7 +52,7 @@ def columns_of(spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -
                 newest_rows=spec.newest_rows,
                 root=root,
                 on_progress=told,
-                **_options(spec, view),
+                **view_options(spec, view),
             )
 
         try:
@@ -61,9 +69,9 @@ def columns_of(spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -
 def counts_of(columns: Columns) -> dict[str, int]:
     """What a result says of its data: rows of the version, examples of the view, and what became of them."""
     meta = columns.meta
-    return {
+    counts = {
         "rows": meta.rows,
-        "examples": meta.made - meta.images,
+        "examples": meta.made - meta.images - meta.too_long["examples"],
         "sequences": meta.sequences,
         "too_long": sum(meta.too_long.values()),
         "images": meta.images,
@@ -71,10 +79,17 @@ def counts_of(columns: Columns) -> dict[str, int]:
         "trained_tokens": meta.trained_tokens,
         "step_tokens": meta.step_tokens,
     }
+    if columns.meta.view == "rl":
+        logged = 0 if columns.logprobs is None else int(np.count_nonzero(~np.isnan(columns.logprobs)))
+        counts |= {"logged_tokens": logged, "unaligned": meta.unaligned}
+    return counts
 
 
-def _options(spec: TrainSpec, view: str) -> dict[str, Any]:
-    return {"where": spec.rows} if view == "sft" else {}
+def view_options(spec: TrainSpec, view: str) -> dict[str, Any]:
+    """What a spec asks of its view."""
+    if view == "sft":
+        return {"where": spec.rows}
+    return {"min_margin": spec.margin, "cap": spec.cap} if view in ("dpo", "reward") else {}
 
 
 def _why_nothing(columns: Columns, spec: TrainSpec) -> str:
@@ -82,7 +97,14 @@ def _why_nothing(columns: Columns, spec: TrainSpec) -> str:
     if meta.made:
         return (
             f"nothing is left to train on: {meta.images} examples hold images, which a model of text does not learn from, and "
-            f"{sum(meta.too_long.values())} turns do not fit into max_length {spec.max_length} tokens with what they answer"
+            f"{sum(meta.too_long.values())} {'turns' if meta.view in SPLIT_VIEWS else 'answers'} do not fit into max_length "
+            f"{spec.max_length} tokens with what they answer"
         )
-    lack = "has a reward above zero" if spec.rows == "rewarded" else "has a turn of the assistant"
-    return f"none of its {meta.rows} train rows {lack}, so there is nothing to imitate"
+    lack = {
+        "sft": "has a reward above zero" if spec.rows == "rewarded" else "has a turn of the assistant",
+        "dpo": "makes a pair with another: two attempts at one task with different rewards, a preference or a demonstration",
+        "kto": "has a reward",
+        "rl": "has a second attempt with a reward at its task",
+    }[meta.view if meta.view != "reward" else "dpo"]
+    goal = "imitate" if meta.view == "sft" else "learn from"
+    return f"none of its {meta.rows} train rows {lack}, so there is nothing to {goal}"

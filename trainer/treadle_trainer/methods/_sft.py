@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on successful rows, by TRL's SFTTrainer."""
+"""Supervised fine-tuning by TRL's SFTTrainer: on successful rows alike, or by how successful they were."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.utils import selective_log_softmax
 
+from treadle_trainer.data.columns import Columns
+from treadle_trainer.data.stream import IGNORED, Batch
+from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._spec import TrainSpec
-from treadle_trainer.methods._columns import columns_of, counts_of
-from treadle_trainer.methods._trl import Feed, Streamed, fit, load_model, placeholder, stream_of, training_settings
+from treadle_trainer.methods._trl import Streamed, data_of, fit, load_model, lora_of, placeholder, training_settings
 
-__all__ = ["train_sft"]
+__all__ = ["OwnLossTrainer", "response_logps", "train_rwsft", "train_sft"]
 
 
 class _SftTrainer(Streamed, SFTTrainer):  # type: ignore[misc,unused-ignore]  # trl is not typed here
@@ -27,17 +29,90 @@ def train_sft(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
     The same spec gives the same weights on the same machine and thread count, also where it went on from a checkpoint.
     Raises DataRefused, TemplateRefused, JobStopped.
     """
-    torch.manual_seed(spec.seed)
-    tokenizer = AutoTokenizer.from_pretrained(spec.base, local_files_only=True)
-    columns = columns_of(spec, tokenizer, progress)
-    counts = counts_of(columns)
-    progress(stage="tokenised", reused=columns.meta.reused, **counts)
+    data = data_of(spec, progress)
+    return fit(sft_trainer(spec, data.tokenizer, _SftTrainer), data, lambda batch: dict(batch.tensors), spec, progress)
+
+
+def train_rwsft(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
+    """Reward-weighted fine-tuning: a sequence counts by its reward.
+
+        loss = sum_i w_i nll_i / sum_i w_i n_i,    w_i = max(reward_i, 0)
+
+    over the sequences of a batch, nll_i being the sum over the n_i tokens to train on: reward-weighted regression (Peters & Schaal 2007,
+    eq. 8) with rewards as weights. A demonstration weighs as much as the greatest reward of the version. Raises as `train_sft`, and
+    DataRefused where no reward is above zero.
+    """
+    data = data_of(spec, progress)
+    greatest = _greatest(data.columns)
+
+    def form(batch: Batch) -> dict[str, Any]:
+        return {**batch.tensors, "weights": torch.nan_to_num(batch.value, nan=greatest).clamp(min=0)}
+
+    return fit(sft_trainer(spec, data.tokenizer, _WeightedTrainer), data, form, spec, progress)
+
+
+def sft_trainer(spec: TrainSpec, tokenizer: Any, kind: Any, **more: Any) -> Any:
+    """A trainer of the kind for `spec.base`, all weights or an adapter."""
     model = load_model(spec.base)
-    trainer = _SftTrainer(
-        model=model,
-        args=training_settings(SFTConfig, spec, model.num_parameters(), dataset_kwargs={"skip_prepare_dataset": True}),
-        processing_class=tokenizer,
-        train_dataset=placeholder("input_ids", "labels"),
+    settings = training_settings(
+        SFTConfig,
+        spec,
+        model.num_parameters(),
+        max_length=None,  # long trajectories were split at turns, none is cut
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **more,
     )
-    feed = Feed(stream_of(columns, spec, tokenizer), lambda batch: dict(batch.tensors))
-    return {**counts, **fit(trainer, feed, spec, tokenizer, progress)}
+    return kind(
+        model=model,
+        args=settings,
+        processing_class=tokenizer,
+        train_dataset=placeholder(input_ids=[0], labels=[0]),
+        peft_config=lora_of(spec),
+    )
+
+
+class OwnLossTrainer(Streamed, SFTTrainer):  # type: ignore[misc,unused-ignore]
+    """For losses that TRL does not have: `loss_of` gives the loss of a batch, averaged over it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["args"].loss_type = "nll"  # keeps the model's own forward, which gives logits
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = (
+            False  # the loss is an average: the trainer divides it by the batches of a step
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of one batch."""
+        del num_items_in_batch
+        loss = self.loss_of(model, inputs)
+        return (loss, None) if return_outputs else loss
+
+    def loss_of(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """The loss of one batch, averaged over it."""
+        raise NotImplementedError
+
+
+class _WeightedTrainer(OwnLossTrainer):
+    def loss_of(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        logps, counted = response_logps(model, inputs)
+        weights = inputs["weights"][:, None] * counted
+        total: torch.Tensor = -(weights * logps).sum() / weights.sum().clamp(min=1e-8)
+        return total
+
+
+def response_logps(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each token given those before it, [rows, width - 1], and a bool mask of those to train on."""
+    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits[
+        :, :-1
+    ]
+    logps: torch.Tensor = selective_log_softmax(logits, inputs["input_ids"][:, 1:])
+    return logps, inputs["labels"][:, 1:] != IGNORED
+
+
+def _greatest(columns: Columns) -> float:
+    known = columns.value[columns.value > 0]  # NaN is not
+    if not len(known):
+        raise DataRefused(f"{columns.path}: no reward is above zero, so nothing has a weight")
+    return float(known.max())

@@ -13,20 +13,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 import transformers
 import trl
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, TrainerCallback
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from treadle_trainer.data.columns import Columns
 from treadle_trainer.data.stream import Batch, TokenStream
 from treadle_trainer.errors import JobStopped
 from treadle_trainer.jobs._spec import TrainSpec
 from treadle_trainer.methods._checkpoints import last_valid, seal
+from treadle_trainer.methods._columns import columns_of, counts_of
 
-__all__ = ["Feed", "Streamed", "fit", "load_model", "placeholder", "stream_of", "training_settings"]
+__all__ = [
+    "Data",
+    "Feed",
+    "Streamed",
+    "data_of",
+    "fit",
+    "load_model",
+    "lora_of",
+    "placeholder",
+    "reference_of",
+    "training_settings",
+]
 
 WARMUP_STEPS: Final = 5
 SMALL_PARAMETERS: Final = 3_000_000
@@ -48,20 +62,39 @@ def load_model(folder: str, kind: Any = AutoModelForCausalLM, **given: Any) -> A
     return model
 
 
-def stream_of(columns: Any, spec: TrainSpec, tokenizer: Any) -> TokenStream:
-    """The reader of a job. Its batches are on the device that trains."""
-    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return TokenStream(
+class Data(NamedTuple):
+    """What a job trains on."""
+
+    tokenizer: Any
+    columns: Columns
+    stream: TokenStream
+    counts: dict[str, int]
+
+
+def data_of(spec: TrainSpec, progress: Callable[..., None]) -> Data:
+    """The tokenizer of the base, the columns of the version, and their reader, whose batches are on the device that trains.
+
+    Sets the seed of torch. Raises DataRefused, TemplateRefused.
+    """
+    torch.manual_seed(spec.seed)
+    tokenizer = AutoTokenizer.from_pretrained(spec.base, local_files_only=True)
+    columns = columns_of(spec, tokenizer, progress)
+    counts = counts_of(columns)
+    progress(stage="tokenised", reused=columns.meta.reused, **counts)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    stream = TokenStream(
         columns,
         columns.meta.identity,
         batch=spec.batch,
         seed=spec.seed,
-        rank=rank,
-        ranks=ranks,
+        rank=int(os.environ.get("RANK", "0")),
+        ranks=int(os.environ.get("WORLD_SIZE", "1")),
         packed=spec.max_length if spec.packed else None,
-        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        pad_id=tokenizer.pad_token_id,
         device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None,
     )
+    return Data(tokenizer, columns, stream, counts)
 
 
 def training_settings(kind: Any, spec: TrainSpec, parameters: int, **more: Any) -> Any:
@@ -77,7 +110,6 @@ def training_settings(kind: Any, spec: TrainSpec, parameters: int, **more: Any) 
         weight_decay=0.0,
         per_device_train_batch_size=spec.batch,
         gradient_accumulation_steps=spec.accumulate,
-        max_length=None,  # long trajectories were split at turns, none is cut
         use_cpu=not cuda,
         bf16=bf16,
         gradient_checkpointing=bf16,
@@ -96,9 +128,24 @@ def training_settings(kind: Any, spec: TrainSpec, parameters: int, **more: Any) 
     )
 
 
-def placeholder(*columns: str) -> Any:
-    """A data set for the checks of a trainer's constructor, which wants one. What is trained on comes from the reader."""
-    return Dataset.from_dict({name: [[0]] for name in columns})
+def placeholder(**columns: Any) -> Any:
+    """A data set of one row for the checks of a trainer's constructor, which wants one. What is trained on comes from the reader."""
+    return Dataset.from_dict({name: [value] for name, value in columns.items()})
+
+
+def lora_of(spec: TrainSpec, task: str = "CAUSAL_LM") -> Any:
+    """The adapter to train in place of all weights, or None. Low-rank updates of every linear layer but the head (Hu et al. 2021)."""
+    if spec.lora_rank is None:
+        return None
+    return LoraConfig(r=spec.lora_rank, lora_alpha=2 * spec.lora_rank, target_modules="all-linear", task_type=task)
+
+
+def reference_of(spec: TrainSpec, device: Any = None) -> Any:
+    """The model that training begins with, to stay near to. None with an adapter: without it the model is its own reference."""
+    if spec.lora_rank is not None:
+        return None
+    model = load_model(spec.base).eval().requires_grad_(False)
+    return model if device is None else model.to(device)
 
 
 class Feed:
@@ -127,28 +174,29 @@ class Streamed:
         return dataset
 
 
-def fit(trainer: Any, feed: Feed, spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -> dict[str, Any]:
+def fit(trainer: Any, data: Data, form: Form, spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
     """Train, from the last valid checkpoint if there is one, and save the model to `spec.out`. Returns what a result says of it.
 
     Raises JobStopped after SIGTERM, once a checkpoint is written.
     """
-    trainer.feed = feed
+    trainer.feed = Feed(data.stream, form)
     trainer.add_callback(_Report(progress))
     found = last_valid(
         _checkpoints(spec), spec.fingerprint, lambda name, why: progress(stage="skipped", checkpoint=name, reason=why)
     )
     if found is not None:
-        feed.stream.load_state_dict(found.reader)
+        data.stream.load_state_dict(found.reader)
         progress(stage="resumed", checkpoint=found.folder.name)
     with _asked_to_end() as asked:
-        trainer.add_callback(_Keeper(spec, feed.stream, asked))
+        trainer.add_callback(_Keeper(spec, data.stream, asked))
         trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
         if asked() and trainer.state.global_step < spec.steps:
             raise JobStopped(f"stopped after step {trainer.state.global_step} of {spec.steps}; its checkpoint is kept")
-    save(trainer, tokenizer, Path(spec.out))
+    save(trainer, data.tokenizer, Path(spec.out))
     shutil.rmtree(_checkpoints(spec), ignore_errors=True)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
+        **data.counts,
         "steps": trainer.state.global_step,
         "resumed_at": None if found is None else int(found.folder.name.rpartition("-")[2]),
         "parameters": trainer.model.num_parameters(),
@@ -160,8 +208,12 @@ def fit(trainer: Any, feed: Feed, spec: TrainSpec, tokenizer: Any, progress: Cal
 
 
 def save(trainer: Any, tokenizer: Any, out: Path) -> None:
-    """Write model and tokenizer as a folder that loads like any other."""
-    trainer.save_model(str(out))
+    """Write model and tokenizer as a folder that loads like any other. An adapter is merged into the weights."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        model.merge_and_unload().save_pretrained(out)
+    else:
+        trainer.save_model(str(out))
     tokenizer.save_pretrained(out)
     (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, which no release should carry
 

@@ -1,0 +1,90 @@
+"""What a training would learn from, without training: counts, and one example with its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypedDict
+
+from transformers import AutoTokenizer
+from treadle_corpus.views import VIEWS
+
+from treadle_trainer.data.columns import Columns
+from treadle_trainer.jobs._spec import TrainSpec
+from treadle_trainer.methods._columns import VIEW_OF, columns_of
+
+__all__ = ["Plan", "Segment", "plan"]
+
+UNITS = {"sft": "sequences", "dpo": "pairs", "reward": "pairs", "kto": "labelled answers", "rl": "groups"}
+
+
+class Segment(TypedDict):
+    """A run of text whose tokens are all trained on, or none."""
+
+    text: str
+    trained: bool
+
+
+class Plan(TypedDict):
+    """`dropped` counts rows by reason, `left_out` examples. `epochs` is how often each example is seen."""
+
+    rows: int
+    used: int
+    dropped: dict[str, int]
+    left_out: dict[str, int]
+    unit: str
+    examples: int
+    sequences: int
+    tokens: int
+    trained_tokens: int
+    logged_tokens: int
+    longest: int
+    epochs: float
+    example: list[list[Segment]]
+    """The sequences of the first example: one, of a pair chosen and rejected, of a group all attempts."""
+    values: list[float | None]
+    """Of each of them the reward, label or margin."""
+
+
+def plan(spec: TrainSpec) -> Plan:
+    """The plan of a training. Makes its token columns, which stay for the training itself.
+
+    Raises DataRefused where nothing would be left to train on, TemplateRefused, OSError.
+    """
+    assert VIEW_OF[spec.method] in VIEWS
+    Path(spec.work).mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(spec.base, local_files_only=True)
+    columns = columns_of(spec, tokenizer, lambda **_: None)
+    meta = columns.meta
+    left_out = {**meta.left_out, "too_long": sum(meta.too_long.values()), "images": meta.images}
+    first = columns.members[: columns.member_bounds[1]].tolist()
+    logged = 0 if columns.logprobs is None else int((columns.logprobs == columns.logprobs).sum())  # NaN is not itself
+    taken = spec.steps * spec.accumulate * spec.batch
+    per_epoch = len(columns) if not spec.packed else meta.tokens / spec.max_length
+    return Plan(
+        rows=meta.rows,
+        used=meta.used,
+        dropped=meta.dropped,
+        left_out={name: count for name, count in left_out.items() if count},
+        unit=UNITS[meta.view],
+        examples=len(columns),
+        sequences=meta.sequences,
+        tokens=meta.tokens,
+        trained_tokens=meta.trained_tokens,
+        logged_tokens=logged,
+        longest=int(columns.lengths.max()),
+        epochs=round(taken / per_epoch, 2),
+        example=[list(_segments(columns, sequence, tokenizer)) for sequence in first],
+        values=[None if value != value else round(float(value), 4) for value in columns.value[: len(first)]],
+    )
+
+
+def _segments(columns: Columns, sequence: int, tokenizer: Any) -> Iterator[Segment]:
+    tokens, at = columns.tokens(sequence).tolist(), 0
+    for start, stop in columns.trained(sequence).tolist():
+        if start > at:
+            yield Segment(text=tokenizer.decode(tokens[at:start]), trained=False)
+        yield Segment(text=tokenizer.decode(tokens[start:stop]), trained=True)
+        at = stop
+    if at < len(tokens):
+        yield Segment(text=tokenizer.decode(tokens[at:]), trained=False)
