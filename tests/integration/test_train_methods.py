@@ -1,4 +1,4 @@
-"""Each method trains a tiny model on a corpus, and what it learns from is what the interactions marked: token by token, tool answers left out."""
+"""Each method trains a tiny model on a corpus, and learns what the interactions marked: token by token, tool answers left out."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from treadle_corpus import Corpus, CorpusWriter, Policy
 from treadle_corpus.testing import SelectAll, graded
-from treadle_schemas import NotYetSupported, ReleaseId, Split
+from treadle_schemas import NotYetSupported, ReleaseId, SettingError, Split
 from treadle_trainer.data import newest, only_train
 from treadle_trainer.errors import DataRefused, EvaluationFailed, JobStopped, NoChampion
 from treadle_trainer.jobs import JobRunner, TrainSpec
@@ -271,8 +271,10 @@ def test_a_turn_that_fails_is_recorded_with_its_reason(
     event = registry.events()[-1]
     assert (event.event, event.evidence["version"]) == ("failed", 1)
     assert "nothing to imitate" in event.reason
-    with pytest.raises(NotYetSupported, match="'dpo' is planned"):
-        run_turn(corpora["clean"], POLICY.changed({"method": "dpo"}), registry, split=SPLIT, runner=runner)
+    with pytest.raises(NotYetSupported, match="'grpo' is planned"):
+        run_turn(corpora["clean"], POLICY.changed({"method": "grpo"}), registry, split=SPLIT, runner=runner)
+    with pytest.raises(SettingError, match="judges and does not speak"):
+        run_turn(corpora["clean"], POLICY.changed({"method": "reward"}), registry, split=SPLIT, runner=runner)
 
 
 def test_without_a_champion_there_is_nothing_to_compare_with(
@@ -302,8 +304,8 @@ def test_the_train_command_trains_by_hand(
         return CliRunner().invoke(main, [str(a) for a in args])
 
     ref = f"{corpora['clean']}@v1"
-    refused = treadle("train", ref, "--method", "dpo")
-    assert (refused.exit_code, "planned" in refused.stderr) == (2, True)
+    refused = treadle("train", ref, "--method", "reward", "--register")
+    assert (refused.exit_code, "does not speak" in refused.stderr) == (2, True)
     assert treadle("train", ref).exit_code == 1  # no champion, no --from
     out = tmp_path / "model"
     done = treadle("train", ref, "--from", base, "--steps", 2, "--batch", 8, "--out", out, "--register", "--json")
@@ -312,3 +314,42 @@ def test_the_train_command_trains_by_hand(
     assert (report["steps"], report["version"], report["release"]) == (2, 1, "shop/main/r0")
     assert (out / "model.safetensors").exists()
     assert treadle("train", ref, "--from", base, "--out", out).exit_code == 2  # never over another model
+
+
+def test_a_dry_run_says_what_would_be_learned_and_shows_one_example(
+    corpora: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treadle.cli import main
+
+    monkeypatch.setenv("TREADLE_HOME", str(tmp_path / "home"))
+    corpus = Corpus.open(corpora["clean"])
+    train = list(corpus.rows("train"))
+
+    def dry(*args: object, color: bool = False) -> Any:
+        words = ["train", f"{corpora['clean']}@v1", "--from", str(base), "--dry-run", *map(str, args)]
+        return CliRunner().invoke(main, words, color=color)
+
+    plan = json.loads(dry("--steps", 10, "--batch", 8, "--json").stdout)
+    wins = [row for row in train if row.grade.reward]
+    assert (plan["rows"], plan["examples"], plan["dropped"]) == (
+        len(train),
+        len(wins),
+        {"not_selected": len(train) - len(wins)},
+    )
+    assert plan["epochs"] == pytest.approx(80 / len(wins), abs=0.01)
+    (segments,) = plan["example"]
+    assert [segment["trained"] for segment in segments] == [False, True]
+    assert segments[1]["text"].removesuffix("<|end|>") in {"blue", "green", "red", "white"}
+
+    shown = dry("--method", "kto")
+    assert shown.exit_code == 0, shown.stderr
+    assert f"kto on {len(train)} labelled answers from {len(train)} of {len(train)} train rows" in shown.stdout
+    assert "⟦" in shown.stdout
+    assert "\x1b[" not in shown.stdout
+    assert "\x1b[32m\x1b[1m⟦" in dry("--method", "kto", color=True).stdout
+    pairs = dry("--method", "dpo").stdout
+    assert "-- chosen, margin 1\n" in pairs
+    assert pairs.index("-- chosen") < pairs.index("-- rejected")
+    refused = dry("--method", "dpo", "--margin", 2)
+    assert (refused.exit_code, "makes a pair with another" in refused.stderr) == (1, True), refused.stderr
+    assert not list((tmp_path / "home").rglob("model.safetensors"))

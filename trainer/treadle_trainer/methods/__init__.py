@@ -30,7 +30,7 @@ NO_POLICY: Final = "reward"
 
 
 def check_method(name: str, *, speaks: bool = False) -> str:
-    """`name`, if it is a method of this version. Raises NotYetSupported; with `speaks`, SettingError for one whose model cannot be served."""
+    """`name`, if it is a method of this version. Raises NotYetSupported; with `speaks`, SettingError where its model cannot be served."""
     if name not in METHODS:
         known = "is planned, but not in this version" if name in PLANNED else "is no training method"
         raise NotYetSupported(f"method {name!r} {known}; use one of: {', '.join(METHODS)}")

@@ -58,7 +58,8 @@ def train_rl(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
     of_member = torch.from_numpy(advantages(data.columns))
     if not of_member.any():
         raise DataRefused(
-            f"{data.columns.path}: in each of its {len(data.columns)} groups all attempts have the same reward, so none is better than another"
+            f"{spec.corpus}@v{spec.version}: in each of its {len(data.columns)} groups all attempts have the same reward, so none is "
+            "better than another"
         )
     trainer = sft_trainer(spec, data.tokenizer, _GroupTrainer)
     trainer.clip, trainer.beta = spec.clip, spec.beta

@@ -91,7 +91,7 @@ def data_of(spec: TrainSpec, progress: Callable[..., None]) -> Data:
         rank=int(os.environ.get("RANK", "0")),
         ranks=int(os.environ.get("WORLD_SIZE", "1")),
         packed=spec.max_length if spec.packed else None,
-        pad_id=tokenizer.pad_token_id,
+        pad_id=int(tokenizer.pad_token_id or 0),
         device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None,
     )
     return Data(tokenizer, columns, stream, counts)
