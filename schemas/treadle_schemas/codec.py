@@ -20,6 +20,7 @@ __all__ = [
     "CLOCK",
     "DEAD_LETTER",
     "EPISODE_END",
+    "ERASURE",
     "GRADED",
     "IMPORT_MARKER",
     "INTERACTION",
@@ -48,6 +49,8 @@ PART: Final = "dev.treadle.part.v1"
 """Content that interactions of one episode share, stored once; on `.interactions`, and once more on `.graded`."""
 EPISODE_END: Final = "dev.treadle.episode-end.v1"
 """On `.interactions`, behind those of the episode."""
+ERASURE: Final = "dev.treadle.erasure.v1"
+"""On `.interactions`: an episode is taken away, with all that was or will be said in it."""
 REFERENCE: Final = "dev.treadle.reference.v1"
 """On `.references`, written by the join: which row a name stands for."""
 IMPORT_MARKER: Final = "dev.treadle.import-marker.v1"
@@ -69,6 +72,7 @@ TYPES: Final = frozenset(
         PART,
         REFERENCE,
         EPISODE_END,
+        ERASURE,
         IMPORT_MARKER,
         CLOCK,
         PROGRESS,

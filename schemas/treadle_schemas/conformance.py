@@ -211,6 +211,7 @@ def expected_key(event_type: str, data: dict[str, Any]) -> str | None:
         codec.OUTCOME: ("episode_id", "interaction_id", "reference"),
         codec.PART: ("episode_id",),
         codec.EPISODE_END: ("episode_id",),
+        codec.ERASURE: ("episode_id",),
     }.get(event_type, ())
     return next((str(data[name]) for name in names if data.get(name)), None)
 

@@ -7,6 +7,9 @@ TreadleError                      anything treadle raises on purpose
 │   ├── PartMissing               an interaction names a part of its episode that is not there
 │   ├── PartErased                an interaction names a part whose content was erased
 │   └── HandleError               a string that should be a handle or a release id is none
+├── SealedError                   a sealed value cannot be opened
+│   ├── KeyErased                 its subject was erased: the key was destroyed, for good
+│   └── KeyUnavailable            nothing is known of its key here
 ├── SettingError                  a workspace setting, argument or environment variable is wrong
 └── NotYetSupported               understood, but this version cannot do it; nothing was changed
 
@@ -19,9 +22,12 @@ __all__ = [
     "ContractError",
     "FieldError",
     "HandleError",
+    "KeyErased",
+    "KeyUnavailable",
     "NotYetSupported",
     "PartErased",
     "PartMissing",
+    "SealedError",
     "SettingError",
     "TreadleError",
     "UnknownType",
@@ -93,6 +99,36 @@ class SettingError(TreadleError):
     """A workspace setting, argument or environment variable is wrong. The message names it, its value and the way out."""
 
     exit_code = 2
+
+
+class SealedError(TreadleError):
+    """A sealed value cannot be opened. `key_id` names the key, which says nothing of the subject."""
+
+    def __init__(self, key_id: str, message: str) -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+
+class KeyErased(SealedError):
+    """The subject of a sealed value was erased: its key was destroyed, and nobody can read it any more."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(key_id, f"key {key_id} was destroyed: what it sealed is erased")
+
+
+class KeyUnavailable(SealedError):
+    """Nothing is known of a key here, not even that it was destroyed. All machines of a workspace need the same key store."""
+
+    retriable = True
+    exit_code = 5
+
+    def __init__(self, key_id: str, where: str) -> None:
+        super().__init__(
+            key_id,
+            f"key {key_id} is not in the key store {where}, and was not destroyed there: mount the store that all machines of the "
+            "workspace share, or name it with TREADLE_KEYS",
+        )
+        self.where = where
 
 
 class NotYetSupported(TreadleError):

@@ -21,6 +21,7 @@ __all__ = [
     "MAX_MESSAGES",
     "MAX_METRIC_NAME",
     "EpisodeEnd",
+    "Erasure",
     "Interaction",
     "Outcome",
     "OutcomeValue",
@@ -30,6 +31,7 @@ __all__ = [
     "Transcript",
     "default_outcome_id",
     "read_episode_end",
+    "read_erasure",
     "read_interaction",
     "read_outcome",
     "view",
@@ -150,6 +152,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: list[dict[str, Any]] | None = None
     """Of a demonstration: what should have been said. Of a preference without `over`: what the target is preferred over."""
     source: str | None = None
+    subject: str | None = None
+    """Whose it is: the subject of what it is about, where its maker knows it. A workspace that encrypts seals it with that one's key."""
 
     @property
     def key(self) -> str:
@@ -163,6 +167,27 @@ class EpisodeEnd(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     episode_id: str
     ended_at: str
     source: str | None = None
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An episode is erased, for good: everything recorded in it, and said of it, before this event or after.
+
+    The episode is the unit because what one interaction of it said stands in the messages of the next. An interaction without `episode_id`
+    is an episode by itself. Nothing here may say whose it was: `reason` is kept and shown.
+    """
+
+    episode_id: str
+    erased_at: str
+    reason: str | None = None
+    source: str | None = None
+
+
+def read_erasure(value: dict[str, Any]) -> Erasure:
+    """The typed view of a decoded erasure. Raises FieldError naming the field."""
+    event = view(value, Erasure)
+    check_id(event.episode_id, "$.episode_id")
+    to_micros(event.erased_at, "$.erased_at")
+    return event
 
 
 def read_episode_end(value: dict[str, Any]) -> EpisodeEnd:

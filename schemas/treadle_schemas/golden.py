@@ -20,7 +20,7 @@ import msgspec
 
 from treadle_schemas import codec
 from treadle_schemas.errors import SettingError, shown
-from treadle_schemas.events import EpisodeEnd, Interaction, Outcome
+from treadle_schemas.events import EpisodeEnd, Erasure, Interaction, Outcome
 from treadle_schemas.parts import PartRecord
 from treadle_schemas.records import (
     Announcement,
@@ -45,6 +45,7 @@ SCHEMAS: Final[dict[str, type[msgspec.Struct]]] = {
     codec.OUTCOME: Outcome,
     codec.PART: PartRecord,
     codec.EPISODE_END: EpisodeEnd,
+    codec.ERASURE: Erasure,
     codec.REFERENCE: Announcement,
     codec.IMPORT_MARKER: ImportMarker,
     codec.GRADED: GradedRow,

@@ -88,7 +88,7 @@ class GradedRow(msgspec.Struct, frozen=True, kw_only=True):
     rights: Rights | None = None
     """Where something is denied; null: everything is allowed."""
     erased: bool = False
-    """A part of the interaction was erased: the row is in no later version."""
+    """Its episode, or a part of the interaction, was erased: the row is in no later version."""
     feedback: list[Feedback] = []
     """Comments, preferences and demonstrations that were not taken back, in the order in which they were observed."""
 
@@ -113,7 +113,7 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """US dollars."""
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
+class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One change of a row's grade on `.progress`, at once and without messages."""
 
     episode_id: str
@@ -129,6 +129,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: str
     vitals: Vitals | None = None
     """Null where treadle 0.1 wrote it."""
+    erased: bool = False
+    """Its episode was erased: nothing is known of the row any more but that it was there."""
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):

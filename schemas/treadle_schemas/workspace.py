@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from treadle_schemas.erasing import Erasures
 from treadle_schemas.errors import FieldError, SettingError, shown
 from treadle_schemas.events import MAX_METRIC_NAME, OutcomeValue
 from treadle_schemas.ids import check_workspace
@@ -125,6 +126,11 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Snapshot policies, each of another name. The built-in one is not among them, unless one took its place."""
     archives: tuple[str, ...] = ()
     """Where closed ranges of the log were archived, the last one being where to go on: folders, or URLs of object stores."""
+
+    encrypt: Literal["nothing", "subjects"] = "nothing"
+    """Fixed at creation. `subjects`: what is recorded of a subject is sealed with its own key before it leaves the agent's process."""
+    erased: Erasures = msgspec.field(default_factory=Erasures)
+    """Whose work was erased, as digests."""
 
     def metric(self, name: str) -> Metric | None:
         """The declared metric of that name, or None."""

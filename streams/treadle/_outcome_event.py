@@ -31,6 +31,7 @@ def outcome_event(
     source: str | None = None,
     over: Any = None,
     messages: Sequence[Any] | None = None,
+    subject: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """The value of an outcome event and its key. `target` and `over` are whatever treadle.targets understands.
 
@@ -51,6 +52,7 @@ def outcome_event(
         "over": None if over is None else _interaction_of(over, workspace),
         "messages": None if messages is None else [plain_message(message) for message in messages],
         "source": source,
+        "subject": subject,
     }
     body = {key: given for key, given in said.items() if given is not None or (key == "value" and op == "set")}
     return body, read_outcome(body).key

@@ -1,7 +1,8 @@
 """From the value of an event to the records that leave the process.
 
 1. Rights are noted and private content is taken out, by the workspace's policy. 2. What an episode repeats is stored once. 3. Both are
-encoded. Nothing of an event is written, to a file or to Kafka, before step 1 is over; if that fails, a tombstone takes the text's place.
+encoded. 4. In a workspace that encrypts, what is of a subject is sealed with its key. Nothing of an event is written, to a file or to
+Kafka, before step 1 is over; if that fails, a tombstone takes the text's place.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from treadle_schemas.codec import EPISODE_END, INTERACTION, OUTCOME, PART, encod
 from treadle_schemas.ids import new_id
 from treadle_schemas.parts import LONG_BYTES, SentParts, split
 
+from treadle._sealing import Sealing
 from treadle._sendable import Sendable, Templates
 from treadle.errors import RedactionRefused
 from treadle.policies import CapturePolicy, PolicySource
@@ -32,18 +34,23 @@ class Pipeline:
         self._templates = Templates(workspace, source)
         self._policies = policies
         self._sent = SentParts()
+        self._sealing = Sealing(workspace)
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
         """Told of each interaction after redaction, in the thread that redacts. They raise nothing."""
 
     def records(self, kind: str, value: dict[str, Any], key: str) -> list[Sendable]:
-        """The records of one event, the event itself last. Raises RedactionRefused, and FieldError for what JSON cannot carry."""
+        """The records of one event, the event itself last.
+
+        Raises RedactionRefused, FieldError for what JSON cannot carry, and where the workspace encrypts EncryptionMissing and SettingError.
+        """
         raw_key = key.encode()
         policy = self._policies.current()
         if kind == OUTCOME:
             value = policy.redactor.redact_outcome(value)
             event_id = value.get("outcome_id") or new_id()
             template = self._templates.of(OUTCOME, policy.header)
-            return [Sendable(template, raw_key, encode(value), event_id.encode(), value["observed_at"].encode())]
+            made = Sendable(template, raw_key, encode(value), event_id.encode(), value["observed_at"].encode())
+            return self._sealing.outcome(value, made, policy.keys)
         if kind == EPISODE_END:  # names an episode and a moment, nothing private
             template = self._templates.of(EPISODE_END, policy.header)
             return [Sendable(template, raw_key, encode(value), new_id().encode(), value["ended_at"].encode())]
@@ -55,7 +62,9 @@ class Pipeline:
         if "episode_id" not in value:
             raw = dumps(value)
             if len(raw) <= LONG_BYTES:  # alone and short, as nearly all are: nothing to store once
-                return [Sendable(template, raw_key, raw, event_id, moment)]
+                return self._sealing.interaction(
+                    value, [Sendable(template, raw_key, raw, event_id, moment)], policy.keys
+                )
         value, parts = split(value, self._sent)
         try:
             part_template = self._templates.of(PART, policy.header)
@@ -63,6 +72,7 @@ class Pipeline:
                 Sendable(part_template, raw_key, encode(part), part["part"].encode(), moment, True) for part in parts
             ]
             records.append(Sendable(template, raw_key, encode(value), event_id, moment))
+            records = self._sealing.interaction(value, records, policy.keys)
         except BaseException:
             self.not_sent(key)
             raise

@@ -28,7 +28,8 @@ class Reporting:
 
     `target` is whatever treadle.targets understands: a handle, its text, an open interaction or episode, a client library's answer, a
     provider's id, or a reference such as `pr:org/repo#12`. A repeated report should carry the same `outcome_id` (a webhook's delivery
-    id), then it counts once; without one each call is a new outcome. Each call returns the outcome's id.
+    id), then it counts once; without one each call is a new outcome. Each call returns the outcome's id. `subject` says whose it is, for
+    workspaces that encrypt by subject; of what this recorder recorded itself it is known.
     """
 
     def outcome(
@@ -40,13 +41,24 @@ class Reporting:
         observed_at: Moment | None = None,
         outcome_id: str | None = None,
         source: str | None = None,
+        subject: str | None = None,
         op: Literal["set", "retract"] = "set",
     ) -> str | None:
         """Publish what became of an interaction, and return the outcome's id.
 
         `value` None says that its source has no value: absent, not pending. `op` retract is what `retract` does.
         """
-        return _publish(self, target, name, value, observed_at=observed_at, outcome_id=outcome_id, source=source, op=op)
+        return _publish(
+            self,
+            target,
+            name,
+            value,
+            observed_at=observed_at,
+            outcome_id=outcome_id,
+            source=source,
+            op=op,
+            subject=subject,
+        )
 
     def episode_outcome(
         self: _Publishes,
@@ -57,6 +69,7 @@ class Reporting:
         observed_at: Moment | None = None,
         outcome_id: str | None = None,
         source: str | None = None,
+        subject: str | None = None,
     ) -> str | None:
         """Publish what became of a whole episode: its id, its open scope, or the handle of any of its interactions."""
         return _publish(
@@ -67,6 +80,7 @@ class Reporting:
             observed_at=observed_at,
             outcome_id=outcome_id,
             source=source,
+            subject=subject,
         )
 
     def end_episode(self: _Publishes, episode: Any, *, ended_at: Moment | None = None) -> None:
@@ -112,6 +126,7 @@ class Reporting:
         observed_at: Moment | None = None,
         outcome_id: str | None = None,
         source: str | None = None,
+        subject: str | None = None,
     ) -> str | None:
         """Say in words what was good or bad."""
         return _publish(
@@ -122,6 +137,7 @@ class Reporting:
             observed_at=observed_at,
             outcome_id=outcome_id,
             source=source,
+            subject=subject,
             kind="comment",
         )
 
@@ -135,6 +151,7 @@ class Reporting:
         observed_at: Moment | None = None,
         outcome_id: str | None = None,
         source: str | None = None,
+        subject: str | None = None,
     ) -> str | None:
         """Say that the target is better than another interaction (`over`), or than an answer that was never recorded (`messages`)."""
         return _publish(
@@ -145,6 +162,7 @@ class Reporting:
             observed_at=observed_at,
             outcome_id=outcome_id,
             source=source,
+            subject=subject,
             kind="preference",
             over=over,
             messages=messages,
@@ -159,6 +177,7 @@ class Reporting:
         observed_at: Moment | None = None,
         outcome_id: str | None = None,
         source: str | None = None,
+        subject: str | None = None,
     ) -> str | None:
         """Say what the answer should have been: chat messages, or the text of one assistant message."""
         said = [{"role": "assistant", "content": messages}] if isinstance(messages, str) else messages
@@ -170,6 +189,7 @@ class Reporting:
             observed_at=observed_at,
             outcome_id=outcome_id,
             source=source,
+            subject=subject,
             kind="demonstration",
             messages=said,
         )
@@ -206,6 +226,7 @@ def _publish(
     kind: Kind = "metric",
     over: Any = None,
     messages: Sequence[Any] | None = None,
+    subject: str | None = None,
 ) -> str | None:
     set_id = outcome_id or (new_id() if op == "set" else None)
     recorder._publish_said(
@@ -221,6 +242,7 @@ def _publish(
             source=source,
             over=over,
             messages=messages,
+            subject=subject,
         )
     )
     return set_id

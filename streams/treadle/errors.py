@@ -15,6 +15,7 @@ TreadleError (treadle_schemas.errors)
     ├── ReleaseUnusable      a release is not there, or a file of it is not what its manifest says
     ├── AddressInUse         a server's address cannot be listened on
     ├── AppFailed            a server could not start
+    ├── EncryptionMissing    the workspace encrypts, and the package that does it is not installed
     └── MissingExtra         a command needs a package that this installation lacks
 """
 
@@ -27,6 +28,7 @@ from treadle_schemas.errors import TreadleError
 __all__ = [
     "AddressInUse",
     "AppFailed",
+    "EncryptionMissing",
     "LogError",
     "LogUnreachable",
     "MissingExtra",
@@ -122,6 +124,16 @@ class ReleaseUnusable(SdkError):
         super().__init__(f"{path}: {problem}")
         self.path = path
         self.missing = missing
+
+
+class EncryptionMissing(SdkError):
+    """The workspace encrypts by subject, and this installation lacks the package that does it. Nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the workspace encrypts what is recorded of subjects, and the package cryptography is not installed. "
+            "Install it with: pip install 'treadle[encryption]'"
+        )
 
 
 class MissingExtra(SdkError):

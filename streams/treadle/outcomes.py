@@ -56,6 +56,7 @@ def outcome(
     observed_at: Moment | None = None,
     outcome_id: str | None = None,
     source: str | None = None,
+    subject: str | None = None,
 ) -> str | None:
     """Publish an outcome of what `target` names, and return the outcome's id: Recorder.outcome, from anywhere.
 
@@ -64,7 +65,9 @@ def outcome(
     recorder = _recorder_of(target, workspace)
     if recorder is None:
         return None
-    return recorder.outcome(target, name, value, observed_at=observed_at, outcome_id=outcome_id, source=source)
+    return recorder.outcome(
+        target, name, value, observed_at=observed_at, outcome_id=outcome_id, source=source, subject=subject
+    )
 
 
 def episode_outcome(
@@ -76,12 +79,15 @@ def episode_outcome(
     observed_at: Moment | None = None,
     outcome_id: str | None = None,
     source: str | None = None,
+    subject: str | None = None,
 ) -> str | None:
     """Publish what became of a whole episode: its id, its open scope, or the handle of any of its interactions."""
     recorder = _recorder_of(targets.WholeEpisode(episode, workspace), workspace)
     if recorder is None:
         return None
-    return recorder.episode_outcome(episode, name, value, observed_at=observed_at, outcome_id=outcome_id, source=source)
+    return recorder.episode_outcome(
+        episode, name, value, observed_at=observed_at, outcome_id=outcome_id, source=source, subject=subject
+    )
 
 
 def end_episode(episode: Any, *, workspace: str | None = None, ended_at: Moment | None = None) -> None:
@@ -116,12 +122,15 @@ def comment(
     observed_at: Moment | None = None,
     outcome_id: str | None = None,
     source: str | None = None,
+    subject: str | None = None,
 ) -> str | None:
     """Say in words what was good or bad."""
     recorder = _recorder_of(target, workspace)
     if recorder is None:
         return None
-    return recorder.comment(target, text, name=name, observed_at=observed_at, outcome_id=outcome_id, source=source)
+    return recorder.comment(
+        target, text, name=name, observed_at=observed_at, outcome_id=outcome_id, source=source, subject=subject
+    )
 
 
 def preference(
@@ -134,6 +143,7 @@ def preference(
     observed_at: Moment | None = None,
     outcome_id: str | None = None,
     source: str | None = None,
+    subject: str | None = None,
 ) -> str | None:
     """Say that the target is better than another interaction (`over`), or than an answer that was never recorded (`messages`)."""
     recorder = _recorder_of(target, workspace)
@@ -147,6 +157,7 @@ def preference(
         observed_at=observed_at,
         outcome_id=outcome_id,
         source=source,
+        subject=subject,
     )
 
 
@@ -159,13 +170,14 @@ def demonstration(
     observed_at: Moment | None = None,
     outcome_id: str | None = None,
     source: str | None = None,
+    subject: str | None = None,
 ) -> str | None:
     """Say what the answer should have been: chat messages, or the text of one assistant message."""
     recorder = _recorder_of(target, workspace)
     if recorder is None:
         return None
     return recorder.demonstration(
-        target, messages, name=name, observed_at=observed_at, outcome_id=outcome_id, source=source
+        target, messages, name=name, observed_at=observed_at, outcome_id=outcome_id, source=source, subject=subject
     )
 
 

@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ from treadle_schemas.pii import STRICTEST, PiiPolicy, RightsRule, rights_of
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 
+from treadle.keys import KeyRing, ring_of
 from treadle.redaction import RedactionRefused, Redactor
 from treadle.settings import Settings
 
@@ -43,6 +44,7 @@ class _Cached(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str
     pii: PiiPolicy
     rights: tuple[RightsRule, ...] = ()
+    encrypt: str = "nothing"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class CapturePolicy:
     rules: tuple[RightsRule, ...]
     name: str
     version: int
+    keys: KeyRing | None = None
+    """Of a workspace that encrypts: the keys of its subjects."""
 
     @cached_property
     def header(self) -> str:
@@ -83,7 +87,7 @@ class PolicySource:
         self._key, key_problem = _key_or_problem(settings)
         if key_problem:
             _LOG.warning("PII values are masked instead of hashed: %s", key_problem)
-        self._current = _prepared(policy, (), self._key) if policy is not None else None
+        self._current = _prepared(policy, (), self._key, None) if policy is not None else None
         self._warned = False
         self._stat: tuple[int, int] | None = None
         self._stop = threading.Event()
@@ -116,7 +120,7 @@ class PolicySource:
         if newest is None:
             return False
         found = msgspec.convert(loads(newest), WorkspaceSettings)
-        self._use(_Cached(workspace=self._workspace, pii=found.pii, rights=found.rights))
+        self._use(_Cached(workspace=self._workspace, pii=found.pii, rights=found.rights, encrypt=found.encrypt))
         remember(self._settings.home, found)
         return True
 
@@ -130,7 +134,11 @@ class PolicySource:
                     self._workspace,
                 )
             # not kept in `_current`: the cache file is looked at again until there is one
-            return _strictest(self._key)
+            # a machine that has keys of the workspace knows that it encrypts
+            folder = self._settings.keys_folder / self._workspace
+            keys = ring_of(self._workspace, self._settings) if folder.exists() else None
+            made = _strictest(self._key)
+            return made if keys is None else replace(made, keys=keys)
         return self._current
 
     def _read_cache(self) -> None:
@@ -152,8 +160,9 @@ class PolicySource:
 
     def _use(self, cached: _Cached) -> None:
         now = self._current
-        if now is None or now.redactor.policy != cached.pii or now.rules != cached.rights:
-            self._current = _prepared(cached.pii, cached.rights, self._key)
+        keys = ring_of(self._workspace, self._settings) if cached.encrypt == "subjects" else None
+        if now is None or (now.redactor.policy, now.rules, now.keys) != (cached.pii, cached.rights, keys):
+            self._current = _prepared(cached.pii, cached.rights, self._key, keys)
 
     def _follow(self, stop: threading.Event) -> None:
         warmed: CapturePolicy | None = None
@@ -178,7 +187,7 @@ class PolicySource:
 def remember(home: Path, settings: WorkspaceSettings) -> None:
     """Write what recorders of this machine need to know of a workspace, all or nothing, readable by this user alone. Raises OSError."""
     path = cache_file(home, settings.workspace)
-    cached = _Cached(workspace=settings.workspace, pii=settings.pii, rights=settings.rights)
+    cached = _Cached(workspace=settings.workspace, pii=settings.pii, rights=settings.rights, encrypt=settings.encrypt)
     text = json.dumps(to_json(cached), indent=1).encode()
     try:
         if path.read_bytes() == text:
@@ -231,8 +240,10 @@ def _key_or_problem(settings: Settings) -> tuple[bytes | None, str | None]:
         return None, str(err)
 
 
-def _prepared(policy: PiiPolicy, rules: tuple[RightsRule, ...], key: bytes | None) -> CapturePolicy:
-    return CapturePolicy(Redactor(policy, key), rules, policy.name, policy.version)
+def _prepared(
+    policy: PiiPolicy, rules: tuple[RightsRule, ...], key: bytes | None, keys: KeyRing | None
+) -> CapturePolicy:
+    return CapturePolicy(Redactor(policy, key), rules, policy.name, policy.version, keys)
 
 
 _strictest_made: dict[bytes | None, CapturePolicy] = {}
@@ -241,5 +252,5 @@ _strictest_made: dict[bytes | None, CapturePolicy] = {}
 def _strictest(key: bytes | None) -> CapturePolicy:
     made = _strictest_made.get(key)
     if made is None:
-        made = _strictest_made.setdefault(key, _prepared(STRICTEST, (), key))
+        made = _strictest_made.setdefault(key, _prepared(STRICTEST, (), key, None))
     return made

@@ -12,6 +12,7 @@
 | TREADLE_SPOOL_BYTES | most bytes that one workspace's spool may take | 4294967296 |
 | TREADLE_SPOOL_FULL | what a full spool does: refuse, or block for at most a second and then refuse | refuse |
 | TREADLE_PII_KEY | secret of the keyed hash that replaces private values; the same wherever they shall join | the file below |
+| TREADLE_KEYS | folder of the subjects' keys of encrypted workspaces, the same for all machines of one | TREADLE_HOME/keys |
 | TREADLE_PII_KEY_FILE | file that holds that secret | TREADLE_HOME/pii.key, where it exists |
 """
 
@@ -58,6 +59,9 @@ class Settings:
     pii_key_file: Path | None = None
     """File that holds that secret; None means `home`/pii.key where it exists."""
 
+    keys: Path | None = None
+    """Folder of the keys of encrypted workspaces, one folder a workspace; None means `home`/keys."""
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read the environment. Raises SettingError naming the variable."""
@@ -79,6 +83,7 @@ class Settings:
             spool_full="block" if full == "block" else "refuse",
             configured_servers=env.get("TREADLE_BOOTSTRAP_SERVERS") or None,
             workspace=env.get("TREADLE_WORKSPACE") or None,
+            keys=Path(folder).expanduser().absolute() if (folder := env.get("TREADLE_KEYS")) else None,
             corpus_root=Path(env.get("TREADLE_CORPUS_ROOT") or home / "corpora").expanduser().absolute(),
             disabled=disabled in ("1", "true"),
             pii_key=env.get("TREADLE_PII_KEY") or None,
@@ -89,6 +94,11 @@ class Settings:
     def spool_folder(self) -> Path:
         """The folder below which each workspace has its spool."""
         return self.spool or self.home / "spool"
+
+    @property
+    def keys_folder(self) -> Path:
+        """The folder below which each encrypted workspace has its keys."""
+        return self.keys or self.home / "keys"
 
     @property
     def bootstrap_servers(self) -> str:

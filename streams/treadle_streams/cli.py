@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "treadle_streams.dead_letters.commands:dead_letter",
         "Look at what the join refused, and send it again.",
     ),
+    "erase": ("treadle_streams.erasing.commands:command", "Erase everything recorded of a subject, in all stores."),
     "restore": ("treadle_streams.worker.restore_cli:command", "Rebuild lost join state from the log."),
     "snapshot": ("treadle_streams.snapshot.cli:snapshot", "Make the next version of a corpus from what has settled."),
     "snapshotter": (

@@ -16,7 +16,8 @@ from hypothesis import given, settings, target
 from hypothesis import strategies as st
 from treadle_schemas import Credit, GradedRow, Metric, Progress, WorkspaceSettings, codec, content_hash, split_group
 from treadle_schemas.moments import from_micros, to_micros
-from treadle_streams.join import END_MARGIN_MS, INPUTS, Arrival, Grading, MemoryPartition, episodes
+from treadle_schemas.sealing import Cipher, about, opened
+from treadle_streams.join import END_MARGIN_MS, INPUTS, Arrival, Grading, MemoryPartition, episodes, state_prefixes
 
 T0_MS = 1_700_000_000_000
 HORIZON_S, GRACE_S, IDLE_S = 100, 20, 86_400
@@ -55,7 +56,7 @@ def histories(draw: st.DrawFn) -> dict[str, Any]:
     data: dict[str, Any]
     match draw(
         st.sampled_from(
-            ["step", "step", "step", "metric", "metric", "retract", "retract one", "comment", "right", "end"]
+            ["step", "step", "step", "metric", "metric", "retract", "retract one", "comment", "right", "end", "erase"]
         )
     ):
         case "step":
@@ -76,6 +77,9 @@ def histories(draw: st.DrawFn) -> dict[str, Any]:
         case "end":
             kind, event_type = "interactions", codec.EPISODE_END
             data = {"episode_id": episode, "ended_at": moment}
+        case "erase":
+            kind, event_type = "interactions", codec.ERASURE
+            data = {"episode_id": episode, "erased_at": moment}
         case "metric":
             name = draw(st.sampled_from(sorted(VALUES)))
             data = target_ | {
@@ -135,6 +139,10 @@ def reference(history: list[dict[str, Any]], clock_ms: int, grading: Grading) ->
         steps.sort(key=lambda s: s[:3])
         if not steps:
             continue
+        if any(e["type"] == codec.ERASURE for e in mine):
+            for *_, best in steps:
+                rows[episode, best["interaction_id"]] = what_is_left(episode, best)
+            continue
         started = max(min(s[1], s[3] * 1000 + 999) for s in steps)
         ends = [
             min(us(e["data"]["ended_at"]), e["append_ms"] * 1000 + 999) for e in mine if e["type"] == codec.EPISODE_END
@@ -180,8 +188,32 @@ def reference(history: list[dict[str, Any]], clock_ms: int, grading: Grading) ->
                 "group": group,
                 "comments": [o["value"] for o in counts if "kind" in o],
                 "denied": right[1] == "deny",
+                "erased": False,
             }
     return rows
+
+
+def what_is_left(episode: str, interaction: dict[str, Any]) -> dict[str, Any]:
+    """The content of a row whose episode was erased."""
+    ended = from_micros(us(interaction["ended_at"]))
+    body = {
+        "interaction_id": interaction["interaction_id"],
+        "episode_id": episode,
+        "agent": "erased",
+        "messages": [],
+        "started_at": ended,
+        "ended_at": ended,
+    }
+    return {
+        "interaction": content_hash(body),
+        "metrics": {},
+        "reward": None,
+        "settled": True,
+        "group": "erased",
+        "comments": [],
+        "denied": False,
+        "erased": True,
+    }
 
 
 def said(mine: list[dict[str, Any]], name: str | None) -> tuple[list[dict[str, Any]], tuple[int, str] | None]:
@@ -222,8 +254,14 @@ def discounted(outcome: dict[str, Any], weight: float) -> dict[str, Any]:
 
 
 def deliver(
-    history: list[dict[str, Any]], sizes: list[int], restarts: set[int], clock_ms: int, grading: Grading
+    history: list[dict[str, Any]],
+    sizes: list[int],
+    restarts: set[int],
+    clock_ms: int,
+    grading: Grading,
+    cipher: Cipher | None = None,
 ) -> MemoryPartition:
+    """`cipher` seals what is said; erasures and ends of episodes stay in clear."""
     partition = MemoryPartition(grading)
     offsets = dict.fromkeys(INPUTS, 0)
 
@@ -233,7 +271,10 @@ def deliver(
             headers.append(("ce_importid", import_id.encode()))
         offsets[kind] += 1
         raw = key.encode() if key is not None else None
-        return Arrival(kind, 0, offsets[kind] - 1, at_ms, raw, json.dumps(data).encode(), headers)
+        value = json.dumps(data).encode()
+        if cipher is not None and event_type in (codec.INTERACTION, codec.OUTCOME):
+            value = cipher.seal(value, about("w", event_type, raw))
+        return Arrival(kind, 0, offsets[kind] - 1, at_ms, raw, value, headers)
 
     def markers(phase: str, at_ms: int) -> list[Arrival]:
         data = {"import_id": "imp", "phase": phase}
@@ -266,6 +307,7 @@ def content(row: GradedRow) -> dict[str, Any]:
         "group": row.split_group,
         "comments": [said.value for said in row.feedback],
         "denied": row.rights is not None and row.rights.train == "deny",
+        "erased": row.erased,
     }
 
 
@@ -302,9 +344,13 @@ def test_any_order_duplication_batching_and_restart_gives_the_same_rows_of_episo
     for identity, wanted in expected.items():
         if wanted["settled"] or identity in revisions:
             assert content(revisions[identity][-1]) == wanted
-    assert {k: (p.grade.metrics, p.grade.reward, p.grade.settled) for k, p in said_of.items()} == {
-        k: (r["metrics"], r["reward"], r["settled"]) for k, r in expected.items()
+    assert {k: (p.grade.metrics, p.grade.reward, p.grade.settled, p.erased) for k, p in said_of.items()} == {
+        k: (r["metrics"], r["reward"], r["settled"], r["erased"]) for k, r in expected.items()
     }
+    for name in {episode for (episode, _), row in expected.items() if row["erased"]}:
+        own = tuple(state_prefixes(name))
+        kept = b"".join(value for key, value in partition.records.items() if key.startswith(own))
+        assert not any(text in kept for text in (b'"hi"', b'"ho"', b'"sad"', b'"good"', b'"bad"')), name
     for rows in revisions.values():
         assert [r.provenance.revision for r in rows] == list(range(1, len(rows) + 1))
         assert all(content(a) != content(b) for a, b in pairwise(rows))
@@ -330,3 +376,49 @@ def test_a_restart_after_every_batch_writes_what_no_restart_writes(
         restarted = deliver(history, [1], set(range(20)), clock_ms, grading)
     assert plain.outputs == restarted.outputs
     assert plain.records == restarted.records
+
+
+class OneKey:
+    """A key ring with one key."""
+
+    def __init__(self) -> None:
+        self.only = Cipher("0" * 32, b"k" * 32)
+
+    def cipher(self, key_id: str) -> Cipher:
+        assert key_id == self.only.key_id
+        return self.only
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    history=st.lists(histories(), min_size=1, max_size=14),
+    wait=CLOCKS_S,
+    grading=st.sampled_from(GRADINGS),
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+)
+def test_sealed_events_give_the_rows_of_clear_ones_and_no_text_is_kept(
+    history: list[dict[str, Any]], wait: int, grading: Grading, sizes: list[int]
+) -> None:
+    # a text as the value of a metric that is not declared is refused when it is sealed
+    declared = {"reward", "solved", "said", "train"} | set(grading.declared)
+    history = [event for event in history if event["data"].get("name", "said") in declared]
+    keys, clock_ms = OneKey(), T0_MS + wait * 1000
+    plain = deliver(history, sizes, set(), clock_ms, grading)
+    sealing = Grading(grading.settings, keys)
+    sealed = deliver(history, sizes, {0, 1, 2}, clock_ms, sealing, keys.only)
+    assert sealed.records == deliver(history, sizes, set(), clock_ms, sealing, keys.only).records
+
+    def opened_outputs(partition: MemoryPartition) -> list[tuple[str, bytes]]:
+        out = []
+        for emission in partition.outputs:
+            kind = (
+                codec.GRADED
+                if emission.stream == "graded"
+                else dict(emission.headers).get("original.ce_type", b"").decode()
+            )
+            out.append((emission.stream, opened(emission.value or b"", keys, about("w", kind, emission.key))))
+        return out
+
+    assert opened_outputs(sealed) == opened_outputs(plain)
+    kept = b"".join(sealed.records.values())
+    assert not any(text in kept for text in (b'"hi"', b'"ho"', b'"good"', b'"bad"'))

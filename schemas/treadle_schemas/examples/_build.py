@@ -16,6 +16,7 @@ _TOPICS: Final = {
     codec.INTERACTION: "interactions",
     codec.PART: "interactions",
     codec.EPISODE_END: "interactions",
+    codec.ERASURE: "interactions",
     codec.OUTCOME: "outcomes",
 }
 Json = dict[str, Any]

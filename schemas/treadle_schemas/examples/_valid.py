@@ -155,6 +155,15 @@ VALID: Final[dict[str, tuple[str, Callable[[], list[Json]]]]] = {
             )
         ],
     ),
+    "erasure": (
+        "The episode is taken away for good, with all that was or will be said in it.",
+        lambda: [
+            record(
+                codec.ERASURE,
+                {"episode_id": "s-1", "erased_at": "2026-03-01T10:00:00Z", "reason": "asked for by the subject"},
+            )
+        ],
+    ),
     "parts": ("Long messages and tools are stored once: parts first, then the interactions that name them.", _parts),
     "part-erased": (
         "The content of a part is taken away for good.",

@@ -17,6 +17,7 @@ from treadle_schemas.errors import FieldError, SettingError
 from treadle_schemas.home import home_is
 from treadle_schemas.moments import parse_duration_s
 
+from treadle.keys import keys_in
 from treadle.settings import Settings
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def pass_settings(command: Callable[Concatenate[Settings, P], T]) -> Callable[P,
     def with_settings(*args: P.args, **kwargs: P.kwargs) -> T:
         overrides = click.get_current_context().meta.get(_OVERRIDES, {})
         settings = Settings.load({**os.environ, **overrides})
-        with home_is(settings.home):
+        with home_is(settings.home), keys_in(settings.keys_folder):
             return command(settings, *args, **kwargs)
 
     return with_settings

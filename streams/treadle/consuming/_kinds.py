@@ -7,6 +7,8 @@ from typing import Any, Final, Literal
 
 from treadle_schemas.codec import (
     CLOCK,
+    EPISODE_END,
+    ERASURE,
     GRADED,
     IMPORT_MARKER,
     INTERACTION,
@@ -36,7 +38,7 @@ TYPES: Final[dict[str, tuple[str, type[Any]]]] = {
 }
 """By kind, the type of the wanted events and the struct that they become."""
 BESIDE: Final = {
-    INTERACTION: (PART, IMPORT_MARKER),
+    INTERACTION: (PART, IMPORT_MARKER, EPISODE_END, ERASURE),
     OUTCOME: (IMPORT_MARKER,),
     GRADED: (PART, REGRADED),
     PROGRESS: (CLOCK, REGRADED),

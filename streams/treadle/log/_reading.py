@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from treadle.errors import LogUnreachable
 from treadle.log._admin import Admin
 from treadle.log._common import Partition, Record, is_outage, translate
+from treadle.log._opening import open_record
 
 
 def read(
@@ -21,11 +22,15 @@ def read(
     start: Mapping[int, int] | None = None,
     until: Mapping[int, int] | None = None,
     timeout_s: float = 60.0,
+    raw: bool = False,
 ) -> Iterator[Record]:
     """Every committed record of a topic from `start` up to but without `until`, in the order of offsets within a partition.
 
     Both are offsets by partition. `until` is by default the ends at the call; partitions that it does not name are not read. Where
     `start` says nothing, a partition begins at the first offset that is still kept.
+
+    Sealed values come as the text that they seal, and those whose key was destroyed not at all; with `raw` all come as they lie there.
+    Raises KeyUnavailable where the key store of this machine lacks a key.
 
     Ends when each partition's position (markers of transactions included) has reached its end. Raises LogUnreachable after
     `timeout_s` without a new record, for instance while the broker is away or a transaction below the end stays open.
@@ -54,7 +59,10 @@ def read(
                 if err is None:
                     deadline = time.monotonic() + timeout_s
                     if partition in left and offset < ends[partition]:
-                        yield _record(msg)
+                        record = _record(msg)
+                        opened = record if raw else open_record(record)
+                        if opened is not None:
+                            yield opened
                     if offset >= ends[partition] - 1:
                         left.discard(partition)
                 elif err.code() == KafkaError._PARTITION_EOF:
@@ -72,7 +80,8 @@ def read(
 class TailReader:
     """Follows topics from given positions, read committed, without a consumer group. Survives an absent broker.
 
-    `positions` are the next offsets, past markers of transactions too; `at_end` says who has nothing more to read now.
+    Sealed values come as by `read`. `positions` are the next offsets, past markers of transactions too; `at_end` says who has nothing
+    more to read now.
     """
 
     def __init__(self, bootstrap_servers: str, positions: Mapping[Partition, int]) -> None:
@@ -110,7 +119,9 @@ class TailReader:
         err = msg.error()
         if err is None:
             record = _record(msg)
-            out.append(record)
+            opened = open_record(record)
+            if opened is not None:
+                out.append(opened)
             self.positions[(record.topic, record.partition)] = record.offset + 1
             self.heard.add((record.topic, record.partition))
             self.at_end.discard((record.topic, record.partition))

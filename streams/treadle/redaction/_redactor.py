@@ -66,6 +66,12 @@ class Redactor:
         except Exception as err:  # whatever it is, the text must not get out because of it
             return self._tombstone(value, f"{type(err).__name__} at {place[0]}")
 
+    def subject(self, subject: str) -> str | None:
+        """How the subject of an outcome is written. Where there is no key for hashes, it is left out."""
+        if not self._hash_subject or PLACEHOLDER.fullmatch(subject):
+            return subject
+        return subject_hash(self._hash_key, subject) if self._hash_key else None
+
     def warm(self) -> None:
         """Load what the first candidates of a process need (phone numbers, check digits): some 50 ms, better spent in the background."""
         if not self._idle:
@@ -73,10 +79,12 @@ class Redactor:
             self.redact({"interaction_id": "", "messages": [{"role": "user", "content": sample}]})
 
     def redact_outcome(self, value: dict[str, Any]) -> dict[str, Any]:
-        """The outcome as it may be written: the text of a comment, the messages of a demonstration or preference.
+        """The outcome as it may be written: the text of a comment, the messages of a demonstration or preference, its subject.
 
         Fails closed like `redact`; raises RedactionRefused.
         """
+        if self._hash_subject and isinstance(value.get("subject"), str):
+            value = {**value, "subject": self.subject(value["subject"])}
         comment = value.get("kind") == "comment" and isinstance(value.get("value"), str)
         if self._idle or not (comment or value.get("messages")):
             return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from treadle.log import Admin, Record, read
+from treadle.log import Admin, Record, open_record, read
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 
@@ -45,7 +45,7 @@ class History:
         self, kind: str, *, start: Mapping[int, int] | None = None, until: Mapping[int, int] | None = None
     ) -> Iterator[Record]:
         """Every committed record of a topic from `start` (default: 0) up to but without `until` (default: the present stable ends), in the
-        order of offsets within a partition.
+        order of offsets within a partition. Sealed values come as by `treadle.log.read`.
 
         Raises ArchiveGap where offsets are nowhere, ArchiveDamaged, LogError.
         """
@@ -65,7 +65,10 @@ class History:
                 name, partition, (first, last), self.targets, f"the log begins at offset {starts[partition]}"
             )
         for partition in sorted(wanted):
-            yield from self._archived(kind, partition, wanted[partition], bounds[partition])
+            for record in self._archived(kind, partition, wanted[partition], bounds[partition]):
+                opened = open_record(record)
+                if opened is not None:
+                    yield opened
         live = {p: max(offset, starts[p]) for p, offset in begin.items()}
         yield from read(self._servers, name, count, start=live, until=ends)
 

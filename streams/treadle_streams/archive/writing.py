@@ -88,7 +88,8 @@ def _partition(
     name = topic(settings.workspace, kind)
     held: list[Record] = []
     size = 0
-    for record in read(servers, name, settings.partitions, start={partition: first}, until={partition: end}):
+    # as they lie there: what is sealed stays sealed
+    for record in read(servers, name, settings.partitions, start={partition: first}, until={partition: end}, raw=True):
         if held and (size >= RANGE_BYTES or len(held) >= RANGE_RECORDS):
             yield target.put(kind, partition, (first, record.offset), held, archived_at=now())
             first, held, size = record.offset, [], 0

@@ -42,6 +42,7 @@ _NAMES: Final = {
     codec.OUTCOME: "outcomes",
     codec.PART: "parts",
     codec.EPISODE_END: "episode ends",
+    codec.ERASURE: "erasures",
     codec.IMPORT_MARKER: "import markers",
 }
 _OTHER: Final = "unreadable"

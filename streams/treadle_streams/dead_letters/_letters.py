@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
-from treadle.log import Sender, read
+from treadle.log import Sender, open_record, read
 from treadle_schemas import codec, topics
 from treadle_schemas.canonical import dumps, loads
 from treadle_schemas.errors import FieldError
@@ -40,6 +40,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     source_offset: int
     key: bytes | None
     value: bytes | None
+    """As it lies there, sealed or not: that is what is sent again."""
+    text: bytes | None
+    """What it says; None where that was erased."""
     headers: list[tuple[str, bytes]]
     """Those of the record itself."""
     cut: bool = False
@@ -68,14 +71,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         }
         if whole:
             shown["headers"] = {name: value.decode(errors="replace") for name, value in self.headers}
-            shown["value"] = _readable(self.value)
+            shown["value"] = _readable(self.text)
         return shown
 
 
 def letters(servers: str, workspace: WorkspaceSettings) -> list[DeadLetter]:
     """All dead letters of a workspace, the oldest first within a partition, with what was done about them. Raises LogError."""
     found: dict[str, DeadLetter] = {}
-    for record in read(servers, topics.topic(workspace.workspace, "dead-letter"), workspace.partitions):
+    for record in read(servers, topics.topic(workspace.workspace, "dead-letter"), workspace.partitions, raw=True):
         by_name = codec.header_map(record.headers)
         if "resolved" in by_name:
             name = by_name["resolved"].decode(errors="replace")
@@ -94,6 +97,7 @@ def letters(servers: str, workspace: WorkspaceSettings) -> list[DeadLetter]:
             source_offset=_number(by_name, "offset"),
             key=record.key,
             value=record.value,
+            text=None if (opened := open_record(record)) is None else opened.value,
             headers=[
                 (name.removeprefix(_ORIGINAL), value.encode() if isinstance(value, str) else value or b"")
                 for name, value in record.headers

@@ -282,10 +282,16 @@ class _Run:
                 outcome_id=name,
                 observed_at=moment,
                 source=self._source,
+                subject=one.subject,
             )
             if item.verdict.reason and self._config.reasons:
                 recorder.comment(
-                    handle, item.verdict.reason, outcome_id=f"{name}/reason", observed_at=moment, source=self._source
+                    handle,
+                    item.verdict.reason,
+                    outcome_id=f"{name}/reason",
+                    observed_at=moment,
+                    source=self._source,
+                    subject=one.subject,
                 )
             self._tally.graded += 1
         if left := recorder.flush(_FLUSH_S):

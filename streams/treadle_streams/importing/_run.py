@@ -17,6 +17,7 @@ from treadle_schemas.codec import IMPORT_MARKER, OUTCOME, PART, Headers, encode,
 from treadle_schemas.errors import ContractError
 from treadle_schemas.ids import check_id, new_id
 from treadle_schemas.records import ImportMarker
+from treadle_schemas.sealing import is_sealed
 from treadle_schemas.topics import topic
 
 from treadle_streams import workspaces
@@ -197,12 +198,12 @@ class _Run:
         def send(line: dict[str, Any]) -> None:
             value, episode, interaction_id = interaction_of(line)
             try:
-                records = [(kind, encode(part)) for kind, part in self._outgoing.interaction(value)]
+                records = self._outgoing.interaction(value, episode)
             except ContractError:
                 self._outgoing.not_sent(episode)
                 raise
             for kind, body in records:
-                self._send("interactions", kind, episode, body)
+                self._send("interactions", kind, episode, body, interaction_id, value["ended_at"])
             episodes.add(interaction_id, episode)
             self._report.interactions += 1
 
@@ -219,7 +220,7 @@ class _Run:
             own = wanted is None or not told or wanted in episodes.of(wanted)
             copies = ([value] if own else []) + [{**value, "episode_id": episode} for episode in told]
             for copy in copies:
-                self._send("outcomes", OUTCOME, _key(copy), encode(self._outgoing.outcome(copy)))
+                self._send("outcomes", OUTCOME, _key(copy), self._outgoing.outcome(copy))
             self._report.outcomes += 1
 
         self._each(lines, send)
@@ -247,11 +248,21 @@ class _Run:
         self._bytes = before + lines.bytes_read
         self._on_progress(self._bytes)
 
-    def _send(self, kind: str, event_type: str, key: str, body: bytes) -> None:
+    def _send(
+        self, kind: str, event_type: str, key: str, body: bytes, event_id: str | None = None, at: str | None = None
+    ) -> None:
         report = self._report
         headers = make_headers(
-            event_type, report.workspace, source=_SOURCE, import_id=report.import_id, pii=self._outgoing.pii
+            event_type,
+            report.workspace,
+            source=_SOURCE,
+            event_id=event_id,
+            import_id=report.import_id,
+            pii=self._outgoing.pii,
         )
+        if at is not None and is_sealed(body):
+            # what is left of it when its key is destroyed
+            headers = [(name, at.encode() if name == "ce_time" else value) for name, value in headers]
         self._pace()
         try:
             self._sender.wait_below(MAX_IN_FLIGHT)

@@ -21,6 +21,7 @@ from treadle_streams.join.arrivals import (
 )
 from treadle_streams.join.clock import END_MARGIN_MS, IMPORT_PATIENCE_MS, INPUTS, ImportState, Input, advanced
 from treadle_streams.join.emissions import Emission
+from treadle_streams.join.episode_state import is_erased_episode
 from treadle_streams.join.errors import RewardError, StateError
 from treadle_streams.join.fold import FoldResult, evaluate, fold
 from treadle_streams.join.grading import Grading, time_up_ms
@@ -37,6 +38,7 @@ from treadle_streams.join.state import (
     encode,
     index_keys,
     row_key,
+    state_prefixes,
     timer_bound,
 )
 
@@ -73,9 +75,11 @@ __all__ = [
     "evaluate",
     "fold",
     "index_keys",
+    "is_erased_episode",
     "partition_of",
     "plan",
     "row_key",
+    "state_prefixes",
     "time_up_ms",
     "timer_bound",
     "understand",

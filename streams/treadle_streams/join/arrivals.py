@@ -9,11 +9,12 @@ import msgspec
 from treadle_schemas import codec, topics
 from treadle_schemas.calls import vitals
 from treadle_schemas.canonical import loads
-from treadle_schemas.errors import ContractError, FieldError, UnknownType
+from treadle_schemas.errors import ContractError, FieldError, KeyErased, UnknownType
 from treadle_schemas.events import (
     MAX_EVENT_BYTES,
     Outcome,
     read_episode_end,
+    read_erasure,
     read_interaction,
     read_outcome,
     view,
@@ -23,10 +24,12 @@ from treadle_schemas.moments import to_micros
 from treadle_schemas.partitioner import partition_of
 from treadle_schemas.parts import Part, check_claims, names_parts, read_part
 from treadle_schemas.records import Announcement, ImportMarker
+from treadle_schemas.sealing import about, is_sealed, key_id_of, opened
 from treadle_schemas.split import split_group
 
 from treadle_streams.join.clock import MARKED, Input
 from treadle_streams.join.grading import MAX_TEXT_VALUE_BYTES, Grading
+from treadle_streams.join.sealed import open_event
 from treadle_streams.join.state import Captured, Seen, episode_key, name_key, row_key
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "AnnouncementEvent",
     "Arrival",
     "EpisodeEvent",
+    "GoneEvent",
     "InteractionEvent",
     "MarkerEvent",
     "OutcomeEvent",
@@ -77,6 +81,8 @@ class Arrival(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | str | None]]
+    key_id: str = ""
+    """Of a kept event: the key that sealed it, `value` being its text. A record that came has its bytes, sealed or not."""
 
 
 class InteractionEvent(msgspec.Struct, frozen=True):
@@ -91,6 +97,8 @@ class InteractionEvent(msgspec.Struct, frozen=True):
     references: tuple[str, ...] = ()
     named: bytes = b""
     """The key of its id as a name, where its episode is the same id."""
+    erased: bool = False
+    """It is of a subject whose work up to then was erased: its episode is."""
 
 
 class OutcomeEvent(msgspec.Struct, frozen=True):
@@ -135,12 +143,12 @@ class AnnouncementEvent(msgspec.Struct, frozen=True):
 
 
 class EpisodeEvent(msgspec.Struct, frozen=True):
-    """What is said of a whole episode: an outcome or a retract (`seen`), a right (`right`, `value`), or that it ended."""
+    """What is said of a whole episode: an outcome or a retract (`seen`), a right (`right`, `value`), that it ended, or is erased."""
 
     arrival: Arrival
     key: bytes
     episode_id: str
-    op: Literal["set", "retract", "right", "end"]
+    op: Literal["set", "retract", "right", "end", "erase"]
     observed_us: int
     import_id: str | None
     seen: Seen | None = None
@@ -155,6 +163,8 @@ class PartsEvent(msgspec.Struct, frozen=True):
     episode_id: str
     parts: list[Part]
     import_id: str | None
+    key_id: str = ""
+    """The key that sealed them."""
 
 
 class MarkerEvent(msgspec.Struct, frozen=True):
@@ -162,6 +172,12 @@ class MarkerEvent(msgspec.Struct, frozen=True):
 
     arrival: Arrival
     marker: ImportMarker
+
+
+class GoneEvent(msgspec.Struct, frozen=True):
+    """Something whose key was destroyed: it is erased."""
+
+    arrival: Arrival
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -173,7 +189,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 RowEvent = InteractionEvent | OutcomeEvent | RightsEvent
-Understood = RowEvent | EpisodeEvent | PartsEvent | AnnouncementEvent | MarkerEvent | Refused
+Understood = RowEvent | EpisodeEvent | PartsEvent | AnnouncementEvent | MarkerEvent | GoneEvent | Refused
 
 
 def understand(arrival: Arrival, grading: Grading) -> Understood:
@@ -197,8 +213,15 @@ def _understand(arrival: Arrival, grading: Grading) -> Understood:
     if arrival.value is not None and len(arrival.value) > MAX_EVENT_BYTES:
         detail = f"$: is {len(arrival.value)} bytes long; an event has at most {MAX_EVENT_BYTES}"
         return Refused(arrival, "too_large", detail)
-    event = codec.decode(arrival.value, arrival.headers)
-    value = arrival.value
+    value, key_id = arrival.value, ""
+    if value is not None and is_sealed(value):
+        kind = codec.header_map(arrival.headers).get("ce_type", b"").decode(errors="replace")
+        try:
+            key_id = key_id_of(value)
+            value = opened(value, grading.keys, about(settings.workspace, kind, arrival.key))
+        except KeyErased:
+            return _gone(arrival, kind, grading)
+    event = codec.decode(value, arrival.headers)
     assert value is not None  # decode refuses null
     version = event.headers.get("ce_specversion", b"1.0")
     if version != b"1.0":
@@ -215,13 +238,15 @@ def _understand(arrival: Arrival, grading: Grading) -> Understood:
         case codec.IMPORT_MARKER, kind if kind in MARKED:
             return _marker(arrival, event.data)
         case codec.INTERACTION, "interactions":
-            return _interaction(arrival, value, event, grading)
+            return _interaction(arrival, value, event, grading, key_id)
         case codec.PART, "interactions":
-            return _parts(arrival, event, grading)
+            return _parts(arrival, event, grading, key_id)
         case codec.EPISODE_END, "interactions":
             return _episode_end(arrival, event, grading)
+        case codec.ERASURE, "interactions":
+            return _erasure(arrival, event, grading)
         case codec.OUTCOME, "outcomes" | "references":
-            return _outcome(arrival, value, event, grading)
+            return _outcome(arrival, value, event, grading, key_id)
         case codec.REFERENCE, "references":
             return _announcement(arrival, event.data, grading)
     raise FieldError(
@@ -246,16 +271,38 @@ def _misplaced(arrival: Arrival, expected: str, grading: Grading) -> Refused | N
     return None
 
 
-def _parts(arrival: Arrival, event: codec.Event, grading: Grading) -> Understood:
+def _gone(arrival: Arrival, event_type: str, grading: Grading) -> Understood:
+    """What is left of a record whose key was destroyed: of an interaction its ids, which the headers say too, and when it ended."""
+    headers = codec.header_map(arrival.headers)
+    if event_type != codec.INTERACTION or arrival.kind != "interactions" or not arrival.key:
+        return GoneEvent(arrival)
+    episode_id, interaction_id = (
+        arrival.key.decode(errors="replace"),
+        headers.get("ce_id", b"").decode(errors="replace"),
+    )
+    check_id(episode_id, "key")
+    check_id(interaction_id, "headers.ce_id")
+    wrong = _misplaced(arrival, episode_id, grading)
+    if wrong is not None:
+        return wrong
+    ended_us = to_micros(headers.get("ce_time", b"").decode(errors="replace"), "headers.ce_time")
+    left = Captured(
+        b"", arrival.offset, arrival.append_ms, ended_us, "", None, "", "main", None, "train", "", started_us=ended_us
+    )
+    key = row_key(episode_id, interaction_id)
+    return InteractionEvent(arrival, key, episode_id, interaction_id, left, None, erased=True)
+
+
+def _parts(arrival: Arrival, event: codec.Event, grading: Grading, key_id: str) -> Understood:
     try:
         episode_id, parts = read_part(event.data)
     except FieldError as err:
         raise _BadValue(str(err)) from None
     wrong = _misplaced(arrival, episode_id, grading)
-    return PartsEvent(arrival, episode_id, parts, event.import_id) if wrong is None else wrong
+    return PartsEvent(arrival, episode_id, parts, event.import_id, key_id) if wrong is None else wrong
 
 
-def _interaction(arrival: Arrival, value: bytes, event: codec.Event, grading: Grading) -> Understood:
+def _interaction(arrival: Arrival, value: bytes, event: codec.Event, grading: Grading, key_id: str) -> Understood:
     said = read_interaction(event.data)
     wrong = _misplaced(arrival, said.episode, grading)
     if wrong is not None:
@@ -289,11 +336,15 @@ def _interaction(arrival: Arrival, value: bytes, event: codec.Event, grading: Gr
         step=said.step,
         started_us=to_micros(said.started_at, "$.started_at"),
         vitals=vitals(said),
+        key_id=key_id,
     )
     key = row_key(said.episode, said.interaction_id)
     named = name_key("interaction", said.interaction_id) if said.episode == said.interaction_id else b""
     names = _references(said.references or ())
-    return InteractionEvent(arrival, key, said.episode, said.interaction_id, captured, event.import_id, names, named)
+    gone = grading.covers_erased(said.subject, captured.started_us)
+    return InteractionEvent(
+        arrival, key, said.episode, said.interaction_id, captured, event.import_id, names, named, gone
+    )
 
 
 def _references(names: Sequence[str]) -> tuple[str, ...]:
@@ -315,7 +366,7 @@ def _announcement(arrival: Arrival, data: dict[str, Any], grading: Grading) -> U
     return AnnouncementEvent(arrival, name_key(said.kind, said.name), key, said)
 
 
-def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Grading) -> Understood:
+def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Grading, key_id: str) -> Understood:
     said = read_outcome(event.data)
     if grading.settings.strict and said.kind == "metric" and said.op == "set" and said.name not in grading.declared:
         known = ", ".join(grading.declared)
@@ -325,7 +376,7 @@ def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Gradin
             f"$.name: metric {said.name!r} is not declared; the workspace is strict and has {known}",
         )
     if said.interaction_id is None and said.episode_id is not None:
-        return _of_episode(arrival, value, said, said.episode_id, event.import_id, grading)
+        return _of_episode(arrival, value, said, said.episode_id, event.import_id, grading, key_id)
     written, episode_id, interaction_id, named = arrival, said.episode_id, said.interaction_id, b""
     if arrival.kind == "references":
         written = as_written(arrival)
@@ -346,12 +397,18 @@ def _outcome(arrival: Arrival, value: bytes, event: codec.Event, grading: Gradin
         return RightsEvent(
             arrival, key, episode_id, interaction_id, said.name, observed_us, right, event.import_id, named
         )
-    seen = _seen(said, value, written, grading, partition=-1 if written is arrival else written.partition)
+    seen = _seen(said, value, written, grading, key_id, partition=-1 if written is arrival else written.partition)
     return OutcomeEvent(arrival, key, episode_id, interaction_id, said.op, seen, event.import_id, named)
 
 
 def _of_episode(
-    arrival: Arrival, value: bytes, said: Outcome, episode_id: str, import_id: str | None, grading: Grading
+    arrival: Arrival,
+    value: bytes,
+    said: Outcome,
+    episode_id: str,
+    import_id: str | None,
+    grading: Grading,
+    key_id: str,
 ) -> Understood:
     wrong = _misplaced(arrival, episode_id, grading)
     if wrong is not None:
@@ -360,7 +417,9 @@ def _of_episode(
     if said.kind == "rights":
         right = _right(said)
         return EpisodeEvent(arrival, key, episode_id, "right", observed_us, import_id, None, said.name, right)
-    return EpisodeEvent(arrival, key, episode_id, said.op, observed_us, import_id, _seen(said, value, arrival, grading))
+    return EpisodeEvent(
+        arrival, key, episode_id, said.op, observed_us, import_id, _seen(said, value, arrival, grading, key_id)
+    )
 
 
 def _episode_end(arrival: Arrival, event: codec.Event, grading: Grading) -> Understood:
@@ -372,7 +431,16 @@ def _episode_end(arrival: Arrival, event: codec.Event, grading: Grading) -> Unde
     return EpisodeEvent(arrival, key, said.episode_id, "end", ended_us, event.import_id)
 
 
-def _seen(said: Outcome, value: bytes, written: Arrival, grading: Grading, partition: int = -1) -> Seen:
+def _erasure(arrival: Arrival, event: codec.Event, grading: Grading) -> Understood:
+    said = read_erasure(event.data)
+    wrong = _misplaced(arrival, said.episode_id, grading)
+    if wrong is not None:
+        return wrong
+    erased_us, key = to_micros(said.erased_at, "$.erased_at"), episode_key(said.episode_id)
+    return EpisodeEvent(arrival, key, said.episode_id, "erase", erased_us, event.import_id)
+
+
+def _seen(said: Outcome, value: bytes, written: Arrival, grading: Grading, key_id: str, partition: int = -1) -> Seen:
     """An outcome or retract as it is kept. `written` is where its maker wrote it."""
     kept = None
     if said.op == "set" and said.kind == "metric":
@@ -380,6 +448,11 @@ def _seen(said: Outcome, value: bytes, written: Arrival, grading: Grading, parti
             kept = grading.value(said.name, said.value)
         except FieldError as err:
             raise _BadValue(str(err)) from None
+        if key_id and isinstance(kept, str) and said.name not in grading.declared:
+            # values stand in grades, which are not sealed
+            raise _BadValue(
+                "$.value: a text that is sealed belongs into a comment; a label's metric is declared as a category"
+            )
     return Seen(
         outcome_id=said.outcome_id or "",
         name=said.name,
@@ -390,6 +463,7 @@ def _seen(said: Outcome, value: bytes, written: Arrival, grading: Grading, parti
         raw=value.decode(),
         kind="metric" if said.kind == "rights" else said.kind,
         partition=partition,
+        key_id=key_id,
     )
 
 
@@ -400,11 +474,12 @@ def as_written(arrival: Arrival) -> Arrival:
         return arrival
     try:
         partition, offset, append_ms = (int(number) for number in headers["origin"].split(b"/"))
-        said = loads(arrival.value or b"")
+        workspace = headers.get("ce_workspace", b"").decode()
+        said = loads(open_event(arrival.value or b"", workspace))
         name = said.get("interaction_id") or said.get("reference")
         kept = [(key, value) for key, value in arrival.headers if key not in ("target", "origin")]
         return Arrival("outcomes", partition, offset, append_ms, name.encode(), arrival.value, kept)
-    except (KeyError, ValueError, AttributeError, FieldError):
+    except (KeyError, ValueError, AttributeError, FieldError, KeyErased):
         return arrival
 
 

@@ -7,11 +7,13 @@ from itertools import islice
 from typing import Final, Literal
 
 import msgspec
+from treadle_schemas.errors import KeyErased
 
 from treadle_streams.join.arrivals import (
     AnnouncementEvent,
     Arrival,
     EpisodeEvent,
+    GoneEvent,
     InteractionEvent,
     MarkerEvent,
     OutcomeEvent,
@@ -23,9 +25,10 @@ from treadle_streams.join.arrivals import (
     understand,
 )
 from treadle_streams.join.clock import IMPORT_PATIENCE_MS, ImportState
-from treadle_streams.join.contents import Contents
+from treadle_streams.join.contents import Availability, Contents
 from treadle_streams.join.emissions import dead_letter
 from treadle_streams.join.episodes import Episodes
+from treadle_streams.join.erasing import forget
 from treadle_streams.join.fold import evaluate, fold, unsettled
 from treadle_streams.join.grading import Grading
 from treadle_streams.join.grouping import Grouping
@@ -45,6 +48,8 @@ from treadle_streams.join.state import (
     RowState,
     encode,
     index_keys,
+    name_key,
+    nothing_of,
     parked_prefix,
 )
 from treadle_streams.join.working import GAUGES, Entry, Rows, gauges_of
@@ -108,6 +113,12 @@ class Batch:
             if isinstance(e, InteractionEvent | OutcomeEvent | RightsEvent | EpisodeEvent)
             and not e.key.startswith(NAMES)
         )
+        for name in self.episodes.lost:
+            self._erase(name, self.meta.clock_ms)
+        for key in {e.key for e in about_rows}:
+            row = self._rows.entries[key].row
+            if row is not None and row.lost:
+                self._erase(row.episode_id, row.append_ms)
         restore = self.meta.restore
         for event in events:
             self._known = restore is not None and restore.known(event.arrival.kind, event.arrival.offset)
@@ -120,6 +131,8 @@ class Batch:
                     )
                 case PartsEvent():
                     self._parts(event)
+                case GoneEvent():
+                    self.meta.count("came_erased")
                 case EpisodeEvent():
                     self._said_of_episode(event)
                 case AnnouncementEvent():
@@ -130,13 +143,18 @@ class Batch:
         self.names.serve()
         # an index key may be left over from before a row named other parts; then grading it again says nothing new
         self._rows.touch(self.contents.spread())
+        self._flush_contents()
+
+    def _flush_contents(self) -> None:
         self.out.outputs += self.contents.emissions
+        self.contents.emissions.clear()
 
     def evaluate_touched(self) -> None:
         """Grade what this batch changed."""
         self.episodes.load(entry.row.episode_id for entry in self._rows.entries.values() if entry.touched and entry.row)
         self.episodes.spread(self.meta.clock_ms, self._import_open)
         for key, entry in list(self._rows.entries.items()):
+            self._forget_erased(entry)
             if entry.touched and self._emitted_bytes > MAX_PART_BYTES and _names_parts(entry.row):
                 self._defer(key, entry)
             elif entry.touched:
@@ -232,7 +250,12 @@ class Batch:
         elif key.startswith(TOMBSTONES):
             self.endings.end_tombstone(key)
         elif key.startswith(KEPT_PARTS):
-            size = self.endings.parts_due(key, self.meta.clock_ms, self._rows.keys_of)
+            size = self.endings.parts_due(
+                key, self.meta.clock_ms, self._rows.keys_of, self.episodes.erased, self.contents.ended
+            )
+            episode_id = key[1:].decode()
+            self.out.erased += [episode_id] if self.episodes.erased(episode_id) else []
+            self._flush_contents()
         return size
 
     def _go_on_with_episode(self, key: bytes) -> int:
@@ -247,7 +270,9 @@ class Batch:
     def _parts(self, event: PartsEvent) -> None:
         if event.import_id is not None:
             self._import(event.import_id).see(event.arrival.kind, event.arrival.append_ms)
-        if self.contents.add(event.episode_id, event.parts):
+        if self.episodes.erased(event.episode_id):
+            self.meta.count("came_erased")
+        elif self.contents.add(event.episode_id, event.parts, event.key_id):
             self.endings.parts_came(event.episode_id, event.arrival.append_ms)
             self.meta.count("parts")
         else:
@@ -264,6 +289,8 @@ class Batch:
             case RightsEvent():
                 observed_us = event.observed_us
         self._see_clock(event.arrival, observed_us)
+        if event.key.startswith(ROWS) and self._take_erased(event):
+            return
         if isinstance(event, InteractionEvent):
             said = self._by_name.interaction(event)
             self.out.outputs += [] if self._known else said
@@ -271,6 +298,39 @@ class Batch:
             self._by_name.outcome(event)
         else:
             self._fold(event)
+
+    def _take_erased(self, event: RowEvent) -> bool:
+        """Is the event one of an erased episode? Then nothing is kept of it, of an interaction but that there was one."""
+        if isinstance(event, InteractionEvent) and event.erased:
+            self._erase(event.episode_id, event.arrival.append_ms)
+        if not self.episodes.erased(event.episode_id):
+            return False
+        self.meta.count("came_erased")
+        if isinstance(event, InteractionEvent):
+            left = nothing_of(event.captured, event.episode_id, event.interaction_id)
+            self._fold(msgspec.structs.replace(event, captured=left, import_id=None, references=(), named=b""))
+        return True
+
+    def _erase(self, episode_id: str, append_ms: int) -> bool:
+        changed = self.episodes.erase(episode_id, append_ms)
+        if changed:
+            self.meta.count("erased_episodes")
+            self.out.erased.append(episode_id)
+            self.endings.parts_erased(episode_id)
+            self.names.erase(name_key("interaction", episode_id))
+        return changed
+
+    def _forget_erased(self, entry: Entry) -> None:
+        row = entry.row
+        if not entry.touched or row is None:
+            return
+        if row.lost:
+            self._erase(row.episode_id, row.append_ms)
+        if not self.episodes.erased(row.episode_id):
+            return
+        if forget(row):
+            self.meta.count("erased")
+            self.out.erased.append(row.episode_id)
 
     def _fold(self, event: RowEvent) -> None:
         """Take an event into its row."""
@@ -325,6 +385,12 @@ class Batch:
         if event.import_id is not None:
             self._import(event.import_id).see(event.arrival.kind, event.arrival.append_ms)
         self._see_clock(event.arrival, event.observed_us)
+        if event.op == "erase":
+            self.meta.count("duplicates", int(not self._erase(event.episode_id, event.arrival.append_ms)))
+            return
+        if self.episodes.erased(event.episode_id):
+            self.meta.count("came_erased")
+            return
         taken = self.episodes.fold(event, self._grading.settings.workspace)
         for refused in taken.refused:
             self._refuse(refused)
@@ -338,6 +404,7 @@ class Batch:
         row = entry.row
         if row is None:  # it ended in this batch
             return
+        self._forget_erased(entry)
         if self._replaying:
             self._keep(key, entry, row)
             return
@@ -346,8 +413,17 @@ class Batch:
             self._end(key, entry)
             self.endings.end_row(row, entry.before)
             return
+        try:
+            self._graded(key, entry, row)
+        except KeyErased:  # of a part that it names
+            self._erase(row.episode_id, row.append_ms)
+            self._forget_erased(entry)
+            self._graded(key, entry, row)
+
+    def _graded(self, key: bytes, entry: Entry, row: RowState) -> None:
         episode = self.episodes.of(row)
-        content = self._grouping.prepare(row, episode)
+        gone = episode is not None and episode.erased
+        content: Availability = "erased" if gone else self._grouping.prepare(row, episode)
         done = evaluate(
             row,
             self._grading,
@@ -403,7 +479,7 @@ class Batch:
 
     def _put(self, key: bytes, entry: Entry, row: RowState) -> None:
         self._gauge(entry, row)
-        value = encode(row)
+        value = self._encoded(row)
         if value == entry.before:
             return
         self.out.puts[key] = value
@@ -411,6 +487,16 @@ class Batch:
             old, new = index_keys(key, entry.before), index_keys(key, value)
             if old != new:
                 self.out.drop_index.extend(k for k in old if k not in new)
+
+    def _encoded(self, row: RowState) -> bytes:
+        try:
+            return encode(row)
+        except KeyErased:
+            # destroyed while this batch was planned: what was said of the row a moment ago is erased by its next evaluation
+            self._erase(row.episode_id, row.append_ms)
+            forget(row)
+            self.out.more = True
+            return encode(row)
 
     def _gauge(self, entry: Entry, row: RowState | None) -> None:
         now = gauges_of(row)
@@ -427,6 +513,10 @@ class Batch:
 
     def _refuse(self, refused: Refused) -> None:
         if self._known:
+            return
+        key = refused.arrival.key
+        if key and self.episodes.erased(key.decode(errors="replace")):
+            self.meta.count("came_erased")
             return
         refused = msgspec.structs.replace(refused, arrival=as_written(refused.arrival))
         self.out.outputs.append(dead_letter(refused, self._grading.settings.workspace))

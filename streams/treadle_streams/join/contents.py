@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from treadle_schemas.canonical import content_hash, dumps, loads
-from treadle_schemas.parts import LINK_BYTES, Part, messages_of, part_value
+from treadle_schemas.errors import KeyErased
+from treadle_schemas.parts import HASH_DIGITS, LINK_BYTES, Part, messages_of, part_value
+from treadle_schemas.sealing import is_sealed, key_id_of
 
 from treadle_streams.join.emissions import Emission
+from treadle_streams.join.sealed import open_state, seal_state
 from treadle_streams.join.state import (
     ERASED,
     TAINTED,
@@ -35,6 +38,7 @@ __all__ = ["Availability", "Contents", "PartReader"]
 Availability = Literal["whole", "missing", "erased"]
 
 _CONTENT = b"C"
+_HASH_BYTES = HASH_DIGITS // 2
 
 
 class PartReader(Protocol):
@@ -68,8 +72,8 @@ class Contents:
         self.emissions: list[Emission] = []
         """Erasures of this batch, for `.graded`."""
 
-    def add(self, episode_id: str, parts: Iterable[Part]) -> bool:
-        """Take in the parts of one record. False: nothing of it was new."""
+    def add(self, episode_id: str, parts: Iterable[Part], key_id: str = "") -> bool:
+        """Take in the parts of one record, which `key_id` sealed. False: nothing of it was new. Raises KeyErased."""
         changed = False
         for part in parts:
             key = part_key(episode_id, part.hash)
@@ -88,10 +92,17 @@ class Contents:
                 entry.node = Node(WAITING, part.kind, prev, part.claims or {}, assistant=said)
                 for need in entry.node.needs(key):
                     self._fresh.setdefault(need, []).append(key)
-            self._puts[content_key(key)] = _CONTENT + dumps(part.body)
+            where, body = content_key(key), dumps(part.body)
+            self._puts[where] = _CONTENT + (seal_state(body, key_id, where) if key_id else body)
             self._queue.append(key)
             changed = True
         return changed
+
+    def ended(self, episode_id: str, key: bytes, known: bytes) -> None:
+        """A part of an erased episode ended: whoever has it from `.graded` is told."""
+        if decode_node(known).emitted:
+            self._entries.pop(key, None)
+            self.emissions.append(_emission(episode_id, [Part("erased", key[-_HASH_BYTES:].hex(), "erased")], 0))
 
     def spread(self) -> list[bytes]:
         """Find what the new parts make whole or taint. Returns the keys of rows that need a part which changed."""
@@ -159,19 +170,25 @@ class Contents:
                 at = node.prev
             link: list[Part] = []
             size = last = 0
+            sealed_by = ""
             for key, node in reversed(chain):
                 out += self.emit(episode_id, node.claims.values())
-                part = self._part(key, node)
+                part, key_id = self._part(key, node), self._key_of(key)
                 node.emitted = True
                 length = len(dumps(part.body))
-                if link and size + length > LINK_BYTES:
-                    out.append(_emission(episode_id, link, last))
+                if link and (size + length > LINK_BYTES or key_id != sealed_by):
+                    out.append(_emission(episode_id, link, last, sealed_by))
                     link, size = [], 0
                 link.append(part)
-                size, last = size + length, node.count
+                size, last, sealed_by = size + length, node.count, key_id
             if link:
-                out.append(_emission(episode_id, link, last))
+                out.append(_emission(episode_id, link, last, sealed_by))
         return out
+
+    def _key_of(self, key: bytes) -> str:
+        """The key that sealed a part."""
+        content = self._content(key)[len(_CONTENT) :]
+        return key_id_of(content) if is_sealed(content) else ""
 
     def _judge(self, key: bytes, node: Node) -> None:
         needs = [self._entry(need).node for need in node.needs(key)]
@@ -191,16 +208,25 @@ class Contents:
             node.group = before.group
         elif node.assistant:
             episode_id = _episode_of(key)
-            asked = [] if node.prev is None else messages_of(node.prev.hex(), lambda name: self.part(episode_id, name))
+            try:
+                asked = (
+                    [] if node.prev is None else messages_of(node.prev.hex(), lambda name: self.part(episode_id, name))
+                )
+            except KeyErased:
+                node.state = TAINTED
+                return
             node.group = bytes.fromhex(content_hash(asked))
 
     def _part(self, key: bytes, node: Node) -> Part:
+        body: Any = loads(open_state(self._content(key)[len(_CONTENT) :], content_key(key)))
+        prev = None if node.prev is None else node.prev.hex()
+        return Part(node.kind, key[-16:].hex(), body, prev, node.claims or None)
+
+    def _content(self, key: bytes) -> bytes:
         where = content_key(key)
         data = self._puts.get(where) or self._reader.get_many([where])[0]
         assert data is not None, "a part and its content are written together"
-        body: Any = loads(data[len(_CONTENT) :])
-        prev = None if node.prev is None else node.prev.hex()
-        return Part(node.kind, key[-16:].hex(), body, prev, node.claims or None)
+        return data
 
     def _entry(self, key: bytes) -> _Entry:
         entry = self._entries.get(key)
@@ -215,5 +241,5 @@ def _episode_of(key: bytes) -> str:
     return key[3 : 3 + length].decode()
 
 
-def _emission(episode_id: str, parts: list[Part], count: int) -> Emission:
-    return Emission("part", episode_id.encode(), dumps(part_value(episode_id, parts, count)))
+def _emission(episode_id: str, parts: list[Part], count: int, key_id: str = "") -> Emission:
+    return Emission("part", episode_id.encode(), dumps(part_value(episode_id, parts, count)), key_id=key_id)

@@ -14,9 +14,11 @@ import orjson
 from treadle_schemas import codec, topics
 from treadle_schemas.canonical import canonical_json, loads
 from treadle_schemas.records import Grade, Progress, Vitals
+from treadle_schemas.sealing import is_sealed
 
 from treadle_streams.join.arrivals import Refused
-from treadle_streams.join.state import Captured, RowState, Seen, json_bytes
+from treadle_streams.join.sealed import seal_event
+from treadle_streams.join.state import Captured, RowState, Seen, json_bytes, sealed_by
 
 __all__ = [
     "Emission",
@@ -27,6 +29,7 @@ __all__ = [
     "graded_tail",
     "progress",
     "progress_hash",
+    "sealed",
 ]
 
 MAX_DEAD_LETTER_BYTES: Final = 15 * 1024 * 1024
@@ -47,6 +50,8 @@ class Emission(msgspec.Struct, frozen=True):
     headers: list[tuple[str, bytes]] = msgspec.field(default_factory=list)
     partition: int | None = None
     """None: the same as its source's."""
+    key_id: str = ""
+    """The key that seals its value; empty: none does."""
 
 
 def graded_hash(captured: Captured, grade: Grade, tail: bytes = b"") -> str:
@@ -100,9 +105,9 @@ def _fingerprint(grade: bytes, side: str, tail: bytes, group: str, body: bytes) 
     return digest.hexdigest()[:32]
 
 
-def progress_hash(row: RowState, captured: Captured, grade: Grade) -> str:
+def progress_hash(row: RowState, captured: Captured, grade: Grade, *, erased: bool = False) -> str:
     """Fingerprint of what `.progress` says of a row, its revision aside."""
-    return hashlib.sha256(_progress_value(row, captured, grade, revision=0)).hexdigest()[:32]
+    return hashlib.sha256(_progress_value(row, captured, grade, 0, erased)).hexdigest()[:32]
 
 
 def graded_tail(rights: Mapping[str, str], erased: bool, outcomes: Sequence[Seen] = ()) -> bytes:
@@ -160,22 +165,24 @@ def graded(
             b"}",
         )
     )
-    return Emission("graded", row.episode_id.encode(), value, _row_headers(row))
+    return Emission("graded", row.episode_id.encode(), value, _row_headers(row), key_id=sealed_by(row))
 
 
-def progress(row: RowState, captured: Captured, grade: Grade) -> Emission:
+def progress(row: RowState, captured: Captured, grade: Grade, *, erased: bool = False) -> Emission:
     """The change of a row's grade for `.progress`."""
-    value = _progress_value(row, captured, grade, row.revision)
+    value = _progress_value(row, captured, grade, row.revision, erased)
     return Emission("progress", row.episode_id.encode(), value, _row_headers(row))
 
 
 def dead_letter(refused: Refused, workspace: str) -> Emission:
     """The record as it came, with reason, detail and where it came from in headers of our own."""
     arrival = refused.arrival
-    value = arrival.value
+    value, detail = arrival.value, refused.detail
+    if arrival.key_id or is_sealed(value):  # a detail may quote what it is about
+        detail = f"{detail.partition(':')[0]}: what it is about is sealed"
     headers = [
         ("reason", refused.reason.encode()),
-        ("detail", refused.detail.encode(errors="replace")[:2_000]),
+        ("detail", detail.encode(errors="replace")[:2_000]),
         ("topic", topics.topic(workspace, arrival.kind).encode()),
         ("partition", b"%d" % arrival.partition),
         ("offset", b"%d" % arrival.offset),
@@ -192,10 +199,22 @@ def dead_letter(refused: Refused, workspace: str) -> Emission:
             headers.append(("original_headers_cut", b"1"))
             break
         headers.append((f"original.{name}", raw))
-    return Emission("dead-letter", arrival.key, value, headers)
+    return Emission("dead-letter", arrival.key, value, headers, key_id=arrival.key_id)
 
 
-def _progress_value(row: RowState, captured: Captured, grade: Grade, revision: int) -> bytes:
+_SEALED_AS: Final = {"graded": codec.GRADED, "part": codec.PART}
+
+
+def sealed(emission: Emission, workspace: str) -> Emission:
+    """The emission as it is written. Raises KeyErased."""
+    if not emission.key_id or emission.value is None:
+        return emission
+    kind = _SEALED_AS.get(emission.stream) or dict(emission.headers).get("original.ce_type", b"").decode()
+    value = seal_event(emission.value, emission.key_id, workspace, kind, emission.key)
+    return msgspec.structs.replace(emission, value=value, key_id="")
+
+
+def _progress_value(row: RowState, captured: Captured, grade: Grade, revision: int, erased: bool) -> bytes:
     return _json_of(
         Progress(
             episode_id=row.episode_id,
@@ -209,7 +228,8 @@ def _progress_value(row: RowState, captured: Captured, grade: Grade, revision: i
             revision=revision,
             append_ms=row.append_ms,
             ended_at=captured.ended_at,
-            vitals=_vitals(captured),
+            vitals=None if erased else _vitals(captured),
+            erased=erased,
         )
     )
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from treadle_schemas.canonical import loads
-from treadle_schemas.errors import FieldError
+from treadle_schemas.errors import FieldError, KeyErased
 
 from treadle_streams.join.errors import StateError
+from treadle_streams.join.sealed import open_text, seal_text
 from treadle_streams.join.state import (
+    EPISODES,
     NEVER_MS,
     Captured,
     RowState,
@@ -26,7 +28,7 @@ from treadle_streams.join.state import (
     unpack_outcomes,
 )
 
-__all__ = ["EpisodeState", "Step", "decode_episode", "encode_episode", "started_us", "step_of"]
+__all__ = ["EpisodeState", "Step", "decode_episode", "encode_episode", "is_erased_episode", "started_us", "step_of"]
 
 _HEAD = struct.Struct(">cQ")
 _KIND: Final = b"E"
@@ -73,6 +75,10 @@ class EpisodeState:
     todo: list[tuple[str, int]] = field(default_factory=list)
     """Rows still to be graded anew, and the steps after each."""
     deadline_ms: int = NEVER_MS
+    erased: bool = False
+    """For good: its rows are empty, and whatever is said in it or of it is not kept."""
+    lost: bool = False
+    """As it was read: the key of what was said of it was destroyed, so it is to be erased."""
 
     @property
     def key(self) -> bytes:
@@ -91,10 +97,27 @@ class EpisodeState:
         self.started_us = max(self.started_us, started_us(row, captured))
         self.appended_ms = max(self.appended_ms, row.append_ms)
 
+    def erase(self) -> bool:
+        """Nothing that was said of it is kept. False: it was erased before."""
+        if self.erased:
+            return False
+        self.erased = True
+        _nothing_said(self)
+        return True
+
     def forget_steps(self) -> None:
         """Before all of them are counted anew."""
         self.steps, self.first, self.last, self.taskless = 0, None, None, False
         self.started_us, self.appended_ms = -NEVER_MS, 0
+
+
+def _nothing_said(state: EpisodeState) -> None:
+    state.outcomes.clear()
+    state.retracted_ids.clear()
+    state.retracted_until.clear()
+    state.rights.clear()
+    state.imports.clear()
+    state.outcome_bytes, state.group, state.end_us = 0, "", -NEVER_MS
 
 
 def step_of(row: RowState, captured: Captured) -> Step:
@@ -108,7 +131,11 @@ def started_us(row: RowState, captured: Captured) -> int:
 
 
 def encode_episode(state: EpisodeState) -> bytes:
-    """The bytes of an episode."""
+    """The bytes of an episode. Raises KeyErased where the key that is to seal it was destroyed."""
+    outcomes: Any = pack_outcomes(state.outcomes)
+    key_id = next((seen.key_id for seen in state.outcomes.values() if seen.key_id), "")
+    if key_id:
+        outcomes = seal_text(outcomes, json_bytes(outcomes), key_id, state.key)
     return _HEAD.pack(_KIND, min(state.deadline_ms, NEVER_MS)) + json_bytes(
         [
             1,  # version of this layout
@@ -122,7 +149,7 @@ def encode_episode(state: EpisodeState) -> bytes:
             state.appended_ms,
             state.end_us,
             state.append_ms,
-            pack_outcomes(state.outcomes),
+            outcomes,
             sorted(state.retracted_ids),
             state.retracted_until,
             state.outcome_bytes,
@@ -130,8 +157,14 @@ def encode_episode(state: EpisodeState) -> bytes:
             sorted(state.imports),
             state.version,
             state.todo,
+            *((True,) if state.erased else ()),
         ]
     )
+
+
+def is_erased_episode(key: bytes, value: bytes) -> bool:
+    """Is it the record of an erased episode? Without decoding it: the mark is the last element."""
+    return key.startswith(EPISODES) and value.endswith(b",true]")
 
 
 def decode_episode(data: bytes) -> EpisodeState:
@@ -141,7 +174,14 @@ def decode_episode(data: bytes) -> EpisodeState:
         h = loads(data[_HEAD.size :])
         if kind != _KIND or h[0] != 1:
             raise StateError(f"an episode of layout {h[0]!r}, type {kind!r}: this treadle reads layout 1")
+        lost, outcomes = False, h[11]
+        if isinstance(outcomes, str):  # sealed
+            try:
+                outcomes = open_text(outcomes, episode_key(h[1]))
+            except KeyErased:
+                lost, outcomes = True, []
         return EpisodeState(
+            lost=lost,
             episode_id=h[1],
             steps=h[2],
             first=None if h[3] is None else Step(*h[3]),
@@ -152,7 +192,7 @@ def decode_episode(data: bytes) -> EpisodeState:
             appended_ms=h[8],
             end_us=h[9],
             append_ms=h[10],
-            outcomes=unpack_outcomes(h[11]),
+            outcomes=unpack_outcomes(outcomes),
             retracted_ids={(name, outcome_id) for name, outcome_id in h[12]},
             retracted_until=h[13],
             outcome_bytes=h[14],
@@ -161,6 +201,7 @@ def decode_episode(data: bytes) -> EpisodeState:
             version=h[17],
             todo=[(name, after) for name, after in h[18]],
             deadline_ms=deadline_ms,
+            erased=len(h) > 19 and h[19],
         )
     except (struct.error, FieldError, IndexError, TypeError, KeyError, AttributeError) as err:
         raise StateError(f"{data[:40]!r}... is no episode of the join: {err}") from err

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
+from treadle_schemas.errors import KeyErased
+
 from treadle_streams.join.arrivals import Arrival, EpisodeEvent, Refused
 from treadle_streams.join.credit import ended_by_word, idle_ms
 from treadle_streams.join.episode_state import EpisodeState, Step, decode_episode, encode_episode, step_of
@@ -69,6 +71,7 @@ class _Facts(NamedTuple):
     idle_ms: int = NEVER_MS
     said: tuple[Seen, ...] = ()
     rights: tuple[tuple[str, tuple[int, str]], ...] = ()
+    erased: bool = False
 
 
 @dataclass(slots=True)
@@ -103,6 +106,8 @@ class Episodes:
         self._grading = grading
         self._group_of = group_of
         self._entries: dict[str, _Entry] = {}
+        self.lost: list[str] = []
+        """Episodes that were read and whose key was destroyed: they are to be erased."""
         self._of_episodes = {m.name for m in grading.metrics if m.level == "episode"}
         self._spread_rows = self._spread_bytes = 0
 
@@ -116,15 +121,34 @@ class Episodes:
                 if state is not None and state.version != self._grading.settings.grading_version:
                     self._grading.refit(state.outcomes)
                 self._entries[name] = _Entry(state, data, _facts(state))
+                if state is not None and state.lost and not state.erased:
+                    self.lost.append(name)
 
     def of(self, row: RowState) -> EpisodeState | None:
         """The episode of a row; None where the row is alone and nothing was said of it as a whole."""
         return self._get(row.episode_id).state
 
+    def erased(self, episode_id: str) -> bool:
+        """Is the episode erased?"""
+        state = self._get(episode_id).state
+        return state is not None and state.erased
+
+    def erase(self, episode_id: str, append_ms: int) -> bool:
+        """Erase an episode. False: it was erased before."""
+        entry = self._get(episode_id)
+        if entry.state is None:
+            self._make(entry, episode_id, self._rows.keys_of(episode_id))
+        assert entry.state is not None
+        changed = entry.state.erase()
+        first_ms = min(entry.state.append_ms, append_ms)
+        entry.changed = entry.changed or changed or first_ms != entry.state.append_ms
+        entry.state.append_ms = first_ms
+        return changed
+
     def full(self, episode_id: str, arrival: Arrival) -> Refused | None:
         """Has the episode all the interactions that it may have?"""
         state = self._get(episode_id).state
-        if state is None or state.steps < MAX_STEPS:
+        if state is None or state.steps < MAX_STEPS or state.erased:
             return None
         return Refused(arrival, "episode_full", f"the episode has {state.steps} interactions; it takes no more")
 
@@ -219,7 +243,7 @@ class Episodes:
                 continue
             if not entry.state.todo:
                 entry.state.deadline_ms = max(self._ends_ms(entry.state), entry.again_ms)
-            key, value = episode_key(name), encode_episode(entry.state)
+            key, value = episode_key(name), _encoded(entry.state)
             self._meta.count("episodes", int(entry.before is None))
             waited = entry.before is not None and _waits(entry.was)
             self._meta.count("orphans", _waits(_facts(entry.state)) - waited)
@@ -253,7 +277,7 @@ class Episodes:
 
     def _first_has_parts(self, state: EpisodeState) -> bool:
         """Did parts come or go that decide the split group of the episode?"""
-        if not state.taskless or state.first is None:
+        if not state.taskless or state.first is None or state.erased:
             return False
         entry = self._rows.entries.get(row_key(state.episode_id, state.first.interaction_id))
         if entry is None or not entry.touched or entry.row is None or entry.row.captured is None:
@@ -261,7 +285,7 @@ class Episodes:
         return bool(entry.row.captured.parts)
 
     def _regroup(self, state: EpisodeState, was: _Facts) -> None:
-        if not state.taskless or state.first is None:
+        if not state.taskless or state.first is None or state.erased:
             state.group = ""
         elif not state.group or state.first != was.first or self._first_has_parts(state):
             for first in self._rows.each([row_key(state.episode_id, state.first.interaction_id)]):
@@ -288,7 +312,9 @@ class Episodes:
     def _changed(self, entry: _Entry, state: EpisodeState, clock_ms: int) -> Literal["none", "ends", "all"]:
         """Which of the other rows may now be graded otherwise."""
         was, now = entry.was, _facts(state)
-        if state.version != self._grading.settings.grading_version or was.rights != now.rights:
+        if was.erased:  # what comes to it is empty, and changes no other row
+            return "none"
+        if state.erased or state.version != self._grading.settings.grading_version or was.rights != now.rights:
             return "all"
         if was.taskless and was.group != now.group:
             return "all"
@@ -319,6 +345,7 @@ class Episodes:
         if entry.recount:
             first = state.first
             state.forget_steps()
+            state.group = ""  # the first step may say something else now
             for row in self._rows.each(self._rows.keys_of(state.episode_id)):
                 if row.captured is not None:
                     state.take_step(row)
@@ -348,7 +375,7 @@ class Episodes:
                     break
                 done += 1
                 found = self._rows.entries[key]
-                if found.row is None or found.row.captured is None:
+                if found.row is None or (found.row.captured is None and not state.erased):
                     continue
                 found.row.after = after
                 if not found.touched:
@@ -362,6 +389,14 @@ class Episodes:
         return touched
 
 
+def _encoded(state: EpisodeState) -> bytes:
+    try:
+        return encode_episode(state)
+    except KeyErased:  # destroyed while this batch was planned
+        state.erase()
+        return encode_episode(state)
+
+
 def _take(state: EpisodeState, event: EpisodeEvent, workspace: str) -> Taken:
     arrival = event.arrival
     match event.op:
@@ -370,6 +405,8 @@ def _take(state: EpisodeState, event: EpisodeEvent, workspace: str) -> Taken:
             changed = ended_us > state.end_us
             state.end_us = max(state.end_us, ended_us)
             return Taken(changed)
+        case "erase":
+            return Taken(state.erase())
         case "right":
             return take_right(state, event.right, event.observed_us, event.value)
         case "retract":
@@ -383,6 +420,8 @@ def _take(state: EpisodeState, event: EpisodeEvent, workspace: str) -> Taken:
 def _facts(state: EpisodeState | None) -> _Facts:
     if state is None:
         return _Facts()
+    if state.erased:
+        return _Facts(state.steps, erased=True)
     said = tuple(surviving(state)) if state.outcomes else ()
     rights = tuple(sorted(state.rights.items()))
     ended = ended_by_word(state)

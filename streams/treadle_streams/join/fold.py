@@ -18,6 +18,7 @@ from treadle_streams.join.contents import Availability
 from treadle_streams.join.credit import Share, share
 from treadle_streams.join.emissions import Emission, graded, graded_hash, graded_tail, progress, progress_hash
 from treadle_streams.join.episode_state import EpisodeState
+from treadle_streams.join.erasing import erased_grade
 from treadle_streams.join.grading import Grading, counted
 from treadle_streams.join.ledger import Taken, known_headers, lost, take_outcome, take_retract, take_right
 from treadle_streams.join.state import NEVER_MS, Captured, RowState
@@ -76,6 +77,8 @@ def evaluate(
     While a part that it names is `missing` the row does not settle; when its time is up a dead letter `part_missing` says so, once.
     """
     captured = row.captured
+    if episode is not None and episode.erased:
+        return Evaluated(_erased(row, grading, partition, graded_at), [])
     said_of_all = share(row, episode, grading.settings.credit)
     if captured is not None:
         row.imports |= said_of_all.imports
@@ -119,6 +122,27 @@ def evaluate(
     return Evaluated(emissions, refused)
 
 
+def _erased(row: RowState, grading: Grading, partition: int, graded_at: str) -> list[Emission]:
+    """What is to be said of a row that `forget` has emptied."""
+    captured, version = row.captured, grading.settings.grading_version
+    row.version, row.deadline_ms = version, NEVER_MS
+    if captured is None:
+        return []
+    row.settled = True
+    grade, tail = erased_grade(version), graded_tail({}, True)
+    emissions: list[Emission] = []
+    fingerprint = graded_hash(captured, grade, tail)
+    if fingerprint != row.graded_hash:
+        row.revision += 1
+        row.graded_hash = fingerprint
+        emissions.append(graded(row, captured, grade, partition, graded_at, (), tail))
+    said = progress_hash(row, captured, grade, erased=True)
+    if said != row.progress_hash:
+        row.progress_hash = said
+        emissions.append(progress(row, captured, grade, erased=True))
+    return emissions
+
+
 def _said(row: RowState, event: OutcomeEvent | RightsEvent, workspace: str) -> Taken:
     if isinstance(event, RightsEvent):
         return take_right(row, event.right, event.observed_us, event.value)
@@ -154,6 +178,7 @@ def _interaction(row: RowState, event: InteractionEvent, workspace: str) -> Fold
         row.episode_id.encode(),
         old.body,
         headers,
+        old.key_id,
     )
     return FoldResult(row, True, [lost(loser, "an interaction with an earlier ended_at", old_rank, new_rank)])
 
@@ -187,6 +212,7 @@ def _copy(row: RowState, captured: Captured, partition: int, workspace: str) -> 
         row.episode_id.encode(),
         captured.body,
         known_headers(codec.INTERACTION, workspace, captured.import_id),
+        captured.key_id,
     )
 
 

@@ -20,9 +20,11 @@ from typing import Any, Final
 
 import msgspec
 from treadle_schemas.canonical import loads
+from treadle_schemas.erasing import ErasedSubjects
 from treadle_schemas.errors import FieldError
 from treadle_schemas.events import OutcomeValue
 from treadle_schemas.records import Grade, MetricState
+from treadle_schemas.sealing import NO_KEYS, Keys
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams.join.credit import Share
@@ -43,8 +45,9 @@ _ABSENT: Final[MetricState] = ("absent", None)
 class Grading:
     """The grading settings of a workspace, checked and compiled once. `grade` is a pure function of the row and the clock."""
 
-    def __init__(self, settings: WorkspaceSettings) -> None:
-        """Raises SettingError for settings that make no sense, RewardError for the reward."""
+    def __init__(self, settings: WorkspaceSettings, keys: Keys = NO_KEYS) -> None:
+        """`keys` open what is sealed, of a workspace that encrypts. Raises SettingError for settings that make no sense, RewardError."""
+        self.keys = keys
         self.settings = settings.checked()
         self.metrics = settings.metrics
         self.declared = {m.name: m for m in settings.metrics}
@@ -54,7 +57,12 @@ class Grading:
         slowest_s = max((m.horizon_s for m in settings.metrics), default=0.0)
         self.keep_ms = max(_ms(settings.retention_s), min(_ms(slowest_s) + self._grace_ms, NEVER_MS))
         """How long a row is kept after the append of its first copy: never less than the time in which it settles."""
+        self._erasures = ErasedSubjects(settings.erased) if settings.erased.subjects else None
         self._horizon_ms = {m.name: _ms(m.horizon_s) for m in settings.metrics}
+
+    def covers_erased(self, subject: str | None, started_us: int) -> bool:
+        """Was the subject's work up to this moment (microseconds) erased?"""
+        return subject is not None and self._erasures is not None and self._erasures.covers(subject, started_us)
 
     def times_up(self, row: RowState) -> dict[str, int]:
         """By declared metric, the clock after which it is absent if nothing was observed. Empty for an orphan."""

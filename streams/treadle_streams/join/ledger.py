@@ -121,6 +121,7 @@ def kept_arrival(seen: Seen, partition: int, workspace: str) -> Arrival:
         str(said.get("episode_id") or said.get("interaction_id") or said.get("reference")).encode(),
         seen.raw.encode(),
         known_headers(codec.OUTCOME, workspace, None),
+        seen.key_id,
     )
 
 

@@ -49,5 +49,7 @@ class Plan:
     """Rows are left over that time has made due: plan again at once."""
     background: bool = False
     """Kept rows are left to be graded by the present grading version: plan again, but let events that arrive come in between."""
+    erased: list[str] = field(default_factory=list)
+    """Episodes of which something was taken out of the state: local files still have its bytes until they are written anew."""
     empty: bool = False
     """Nothing happened that a restart would not find again: no transaction is needed."""

@@ -43,7 +43,8 @@ from treadle_streams.join.grading import Grading
 from treadle_streams.join.ledger import known_headers
 from treadle_streams.join.meta import Meta
 from treadle_streams.join.retention import Endings
-from treadle_streams.join.state import NEVER_MS, ROWS, Captured, RowState, index_keys
+from treadle_streams.join.sealed import seal_event
+from treadle_streams.join.state import NEVER_MS, ROWS, Captured, RowState, Seen, index_keys
 
 __all__ = ["MAX_TARGETS", "ByName", "NameState", "Names", "announcements", "decode_name", "encode_name"]
 
@@ -189,7 +190,7 @@ class Names:
             source = loads(seen.raw)
             if source.get("episode_id") is None and source.get("interaction_id") == said.name:
                 partition = event.arrival.partition if seen.partition < 0 else seen.partition
-                raw = seen.raw.encode()
+                raw = as_sent(seen, self._workspace)
                 written = Arrival("outcomes", partition, seen.offset, seen.append_ms, said.name.encode(), raw, [])
                 self._hold(event.named, raw, written, None, met=True)
         state.targets.append(
@@ -213,6 +214,14 @@ class Names:
         state = self._entries[key].state
         if state is not None and not state.targets:
             state.events = [waiting for waiting in state.events if waiting.raw not in raws]
+
+    def erase(self, key: bytes) -> None:
+        """Forget what waits for an interaction id whose own episode was erased, while the name stands for no other row."""
+        self.load([key])
+        state = self._entries[key].state
+        if state is not None and not state.targets:
+            state.events = []
+            self._touched[key] = None
 
     def serve(self) -> None:
         """Re-key what the touched names have to say."""
@@ -364,7 +373,8 @@ class ByName:
                     self._fold(said)
                 elif isinstance(said, Refused):  # by settings that are newer than the event
                     self._refuse(said)
-            self._names.forget(event.named, {seen.raw.encode() for seen in kept.outcomes.values()})
+            workspace = self._grading.settings.workspace
+            self._names.forget(event.named, {as_sent(seen, workspace) for seen in kept.outcomes.values()})
         return announcements(event, self._grading.settings.partitions)
 
     def outcome(self, event: OutcomeEvent | RightsEvent) -> None:
@@ -418,6 +428,11 @@ def decode_name(data: bytes) -> NameState:
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(NameState)
+
+
+def as_sent(seen: Seen, workspace: str) -> bytes:
+    """An outcome as its maker sent it. Raises KeyErased."""
+    return seal_event(seen.raw.encode(), seen.key_id, workspace, codec.OUTCOME, None)
 
 
 def _orphans(state: NameState | None) -> int:

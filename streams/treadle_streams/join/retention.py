@@ -185,13 +185,32 @@ class Endings:
         if self._reader.get_many([key])[0] is None:
             self._put_kept(key, None, min(append_ms + self._keep_ms, NEVER_MS))
 
-    def parts_due(self, key: bytes, clock_ms: int, rows_of: Callable[[str], Iterable[bytes]]) -> int:
-        """End the parts of an episode that has no row any more, or look again later. Bytes that were read, roughly."""
+    def parts_erased(self, episode_id: str) -> None:
+        """The episode was erased: its parts end with the next transactions."""
+        key = kept_parts_key(episode_id)
+        known = self._reader.get_many([key])[0]
+        if known is not None or key in self._out.puts:
+            self._put_kept(key, known, _DUE_AT_ONCE_MS)
+            self._out.more = True
+
+    def parts_due(
+        self,
+        key: bytes,
+        clock_ms: int,
+        rows_of: Callable[[str], Iterable[bytes]],
+        erased: Callable[[str], bool] = lambda _: False,
+        tell: Callable[[str, bytes, bytes], None] = lambda *_: None,
+    ) -> int:
+        """End the parts of an episode that is `erased` or has no row any more, or look again later. Bytes that were read, roughly.
+
+        Each part of an erased episode that ends is told: episode, key, and what is known of it.
+        """
         known = self._reader.get_many([key])[0]
         if known is None or key in self._out.puts:
             return 0
         episode_id = key[1:].decode()
-        if episode_id in self._fresh or any(row not in self._revisions for row in rows_of(episode_id)):
+        gone = erased(episode_id)
+        if not gone and (episode_id in self._fresh or any(row not in self._revisions for row in rows_of(episode_id))):
             self._put_kept(key, known, clock_ms + self._keep_ms)
             return 0
         size = 0
@@ -202,6 +221,8 @@ class Endings:
             self._out.deletes += [part, content_key(part)]
             self._out.drop_index += index_keys(part, node)
             self._ended_parts += 1
+            if gone:
+                tell(episode_id, part, node)
             size += len(node)
         if len(parts) > room:
             self._put_kept(key, known, _DUE_AT_ONCE_MS)

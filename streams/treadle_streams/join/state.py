@@ -24,16 +24,19 @@ import msgspec
 import orjson
 from treadle_schemas.calls import vitals
 from treadle_schemas.canonical import loads
-from treadle_schemas.errors import FieldError
+from treadle_schemas.errors import FieldError, KeyErased
 from treadle_schemas.events import Interaction, OutcomeValue, view
-from treadle_schemas.moments import to_micros
+from treadle_schemas.moments import from_micros, to_micros
 from treadle_schemas.parts import HASH_DIGITS
 from treadle_schemas.split import Side
 
 from treadle_streams.join.errors import StateError
+from treadle_streams.join.sealed import open_state, open_text, seal_state, seal_text
 
 __all__ = [
     "ERASED",
+    "ERASED_AGENT",
+    "ERASED_GROUP",
     "META_KEY",
     "NEVER_MS",
     "PARKED_PREFIX",
@@ -56,11 +59,14 @@ __all__ = [
     "is_part_key",
     "json_bytes",
     "name_key",
+    "nothing_of",
     "parked_prefix",
     "part_key",
     "parts_prefix",
     "row_key",
     "row_prefix",
+    "sealed_by",
+    "state_prefixes",
     "timer_bound",
 ]
 
@@ -118,6 +124,8 @@ class Captured(msgspec.Struct, frozen=True):
     started_us: int = 0
     vitals: tuple[int, int, float | None] = (0, 0, None)
     """Did it fail, how many of its tool calls are invalid, its cost."""
+    key_id: str = ""
+    """The key that sealed it; empty: it came in clear."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -135,6 +143,8 @@ class Seen(msgspec.Struct, frozen=True):
     """Does the value fit its metric as it is declared now? One that does not counts for nothing, until a declaration fits it again."""
     partition: int = -1
     """Of a re-keyed outcome, where `offset` lies; else that of the row."""
+    key_id: str = ""
+    """As of Captured."""
 
 
 @dataclass(slots=True)
@@ -181,11 +191,48 @@ class RowState:
     """Held by an import while a metric is pending: it is found again by the import, not by a timer."""
     deadline_ms: int = NEVER_MS
     """When its grade changes next by time alone."""
+    lost: bool = False
+    """As it was read: its key was destroyed, so it is empty, and its episode is to be erased."""
 
     @property
     def key(self) -> bytes:
         """The row's key inside its partition."""
         return row_key(self.episode_id, self.interaction_id)
+
+
+ERASED_AGENT: Final = "erased"
+"""The `agent` of what is left of an erased row: a row has one."""
+ERASED_GROUP: Final = "erased"
+"""The split group of what is left: that of its text would be a hash of the text. Such a row is in no version, so its side means nothing."""
+
+
+def nothing_of(captured: Captured, episode_id: str, interaction_id: str) -> Captured:
+    """What is left of an interaction that is erased: that it was there."""
+    at = from_micros(captured.ended_us)
+    body = json_bytes(
+        {
+            "interaction_id": interaction_id,
+            "episode_id": episode_id,
+            "agent": ERASED_AGENT,
+            "messages": [],
+            "started_at": at,
+            "ended_at": at,
+        }
+    )
+    return Captured(
+        body=body,
+        offset=captured.offset,
+        append_ms=captured.append_ms,
+        ended_us=captured.ended_us,
+        ended_at=at,
+        task_id=None,
+        agent=ERASED_AGENT,
+        slot="main",
+        release=None,
+        side="train",
+        group=ERASED_GROUP,
+        started_us=captured.ended_us,
+    )
 
 
 def row_key(episode_id: str, interaction_id: str) -> bytes:
@@ -198,6 +245,13 @@ def row_prefix(episode_id: str) -> bytes:
     """What the keys of all rows of an episode, and no others, begin with."""
     episode = episode_id.encode()
     return b"".join((ROWS, len(episode).to_bytes(2), episode))
+
+
+def state_prefixes(episode_id: str) -> list[bytes]:
+    """What the keys of all that is kept of an episode's text begin with: rows, contents of parts, what was said of it, its id as a name."""
+    episode = episode_id.encode()
+    sized = b"".join((len(episode).to_bytes(2), episode))
+    return [ROWS + sized, _CONTENT_KEYS + sized, episode_key(episode_id), name_key("interaction", episode_id)]
 
 
 def name_key(kind: Literal["reference", "interaction"], name: str) -> bytes:
@@ -219,8 +273,12 @@ def json_bytes(value: Any) -> bytes:
 
 
 def encode(row: RowState) -> bytes:
-    """The bytes of a row."""
+    """The bytes of a row. Raises KeyErased where the key that is to seal it was destroyed."""
     c = row.captured
+    key, key_id = row.key, sealed_by(row)
+    outcomes = pack_outcomes(row.outcomes)
+    if key_id:
+        outcomes = seal_text(outcomes, json_bytes(outcomes), key_id, key)
     header = json_bytes(
         [
             1,  # version of this layout
@@ -248,8 +306,9 @@ def encode(row: RowState) -> bytes:
                 c.step,
                 c.started_us,
                 c.vitals,
+                *((c.key_id,) if c.key_id else ()),
             ],
-            pack_outcomes(row.outcomes),
+            outcomes,
             sorted(row.retracted_ids) if row.retracted_ids else (),
             row.retracted_until,
             row.outcome_bytes,
@@ -271,7 +330,15 @@ def encode(row: RowState) -> bytes:
     if c is not None and c.parts:
         kind = kind.lower()
     fixed = _FIXED.pack(kind, min(row.deadline_ms, NEVER_MS), len(header))
-    return b"".join((fixed, header, b"" if c is None else c.body))
+    body = b"" if c is None else seal_state(c.body, key_id, key) if key_id else c.body
+    return b"".join((fixed, header, body))
+
+
+def sealed_by(row: RowState) -> str:
+    """The key that seals what is kept of a row, and what is said of it; empty: none does."""
+    if row.captured is not None and row.captured.key_id:
+        return row.captured.key_id
+    return next((seen.key_id for seen in row.outcomes.values() if seen.key_id), "")
 
 
 def decode(data: bytes) -> RowState:
@@ -289,16 +356,26 @@ def decode(data: bytes) -> RowState:
                 said[11], said[13] = tuple(said[11]), tuple(said[13])
             if len(said) > 17:
                 said[17] = tuple(said[17])
-            body = data[start + length :]
-            captured = Captured(body, *said)
+            captured = Captured(data[start + length :], *said)
             if len(said) < 18:  # written before episodes were joined, or the guard looked at vitals
                 captured = _placed(captured)
+        lost, outcomes = False, h[5]
+        if isinstance(outcomes, str):  # sealed
+            key = row_key(h[1], h[2])
+            try:
+                outcomes = open_text(outcomes, key)
+                if captured is not None:
+                    captured = msgspec.structs.replace(captured, body=open_state(captured.body, key))
+            except KeyErased:
+                lost, outcomes = True, []
+                captured = None if captured is None else nothing_of(captured, h[1], h[2])
         return RowState(
             episode_id=h[1],
             interaction_id=h[2],
             append_ms=h[3],
             captured=captured,
-            outcomes=unpack_outcomes(h[5]),
+            outcomes=unpack_outcomes(outcomes),
+            lost=lost,
             retracted_ids={(name, outcome_id) for name, outcome_id in h[6]},
             retracted_until=h[7],
             outcome_bytes=h[8],
@@ -336,7 +413,9 @@ def pack_outcomes(outcomes: Mapping[str, Seen]) -> list[list[Any]]:
     return [
         [o.outcome_id, o.name, o.value, o.observed_us, o.append_ms, o.offset, o.raw]
         + (
-            [o.kind, o.fits, o.partition]
+            [o.kind, o.fits, o.partition, o.key_id]
+            if o.key_id
+            else [o.kind, o.fits, o.partition]
             if o.partition >= 0
             else []
             if o.kind == "metric" and o.fits

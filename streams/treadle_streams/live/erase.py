@@ -33,16 +33,18 @@ class Erasure:
     folder: Path
 
 
-def erase(home: Path, workspace: str, subjects: Sequence[str], *, wait_s: float = 60.0) -> Erasure:
-    """Take subjects out of a workspace's live index: no byte of them is in its files when this returns, and reading the log again
-    brings none back. Whole episodes in which they occur leave.
+def erase(
+    home: Path, workspace: str, subjects: Sequence[str] = (), *, episodes: Sequence[str] = (), wait_s: float = 60.0
+) -> Erasure:
+    """Take subjects and episodes out of a workspace's live index: no byte of them is in its files when this returns, and reading the log
+    again brings none back. Whole episodes in which a subject occurs leave; what the subject does afterwards stays out as well.
 
     A running indexer is asked to do it, else it is done here. Without an index only the names' digests are written down. Raises
     ErasureWaiting when it is not done in `wait_s`; it stays asked for, and a repeated call waits on.
     """
     folder = IndexFolder(home, workspace)
-    rows = _count(folder, subjects)
-    due = Erased(folder.path).add(subjects=subjects)
+    rows = _count(folder, subjects, episodes)
+    due = Erased(folder.path).add(subjects=subjects, episodes=episodes)
     deadline = time.monotonic() + wait_s
     while folder.rows.exists():
         try:
@@ -80,12 +82,12 @@ def _done(folder: IndexFolder) -> int:
         rows.close()
 
 
-def _count(folder: IndexFolder, subjects: Sequence[str]) -> int:
+def _count(folder: IndexFolder, subjects: Sequence[str], whole: Sequence[str]) -> int:
     if not folder.rows.exists():
         return 0
     rows = Rows(folder.rows, writable=False)
     try:
-        episodes = {episode for subject in subjects for episode in rows.episodes_of(subject)}
+        episodes = {episode for subject in subjects for episode in rows.episodes_of(subject)} | {*whole}
         return sum(len(rows.of_episode(episode)) for episode in episodes)
     finally:
         rows.close()

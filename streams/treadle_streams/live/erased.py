@@ -39,8 +39,8 @@ class Erased:
 
     @property
     def count(self) -> int:
-        """How many subjects there are; it only grows."""
-        return len(self._known.subjects)
+        """How many subjects and episodes there are; it only grows."""
+        return len(self._known.subjects) + len(self._known.episodes)
 
     def refresh(self) -> bool:
         """Read the file again where it was changed; whether it was."""
@@ -67,7 +67,7 @@ class Erased:
         return bool(self._subjects) and digest("subject", subject) in self._subjects
 
     def add(self, subjects: Iterable[str] = (), episodes: Iterable[str] = ()) -> int:
-        """Add names; durable when this returns. The number of subjects then."""
+        """Add names; durable when this returns. The `count` then."""
         with self._locked():
             self._stamp = None
             self.refresh()
@@ -83,7 +83,7 @@ class Erased:
                     os.fsync(file.fileno())
                 fresh.replace(self._path)
                 self.refresh()
-            return len(known.subjects)
+            return self.count
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -87,6 +87,9 @@ class Fold:
                 self._parts(event.episode_id, event.parts)
             case RightsEvent() as event if event.right == _RECALL:
                 self._right(event.episode_id, event.interaction_id, event.observed_us, event.value)
+            case EpisodeEvent() as event if event.op == "erase":
+                if not self._erased.covers(event.episode_id, None):
+                    self.uncovered.append(event.episode_id)
             case EpisodeEvent() as event if event.right == _RECALL:
                 self._right(event.episode_id, "", event.observed_us, event.value)
 
@@ -98,7 +101,7 @@ class Fold:
             _LOG.error("%s/%s has the id of another row and is left out", event.episode_id, event.interaction_id)
             return
         subject = _plain(body.get("subject"))
-        if self._erased.covers(event.episode_id, subject):
+        if event.erased or self._erased.covers(event.episode_id, subject):
             if not self._erased.covers(event.episode_id, None):
                 self.uncovered.append(event.episode_id)
             return

@@ -153,11 +153,13 @@ class LiveIndex:
     def _erase(self, uncovered: Sequence[str]) -> int:
         self.erased.refresh()
         due = self.erased.count
-        episodes = list(uncovered)
+        episodes = [*uncovered, *(episode for episode in self.rows.episodes() if self.erased.covers(episode, None))]
         for subject in self.rows.subjects():
             if self.erased.covers_subject(subject):
                 episodes += self.rows.episodes_of(subject)
         episodes = list(dict.fromkeys(episodes))
+        # those that are written down only now are carried out as well
+        due += sum(not self.erased.covers(episode, None) for episode in episodes)
         self.erased.add(episodes=episodes)
         self.rows.begin()
         left = 0

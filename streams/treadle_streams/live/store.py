@@ -332,6 +332,13 @@ class Rows:
         """The episodes in which a subject occurs."""
         return [e for (e,) in self._db.execute("SELECT DISTINCT episode FROM rows WHERE subject = ?", (subject,))]
 
+    def episodes(self) -> list[str]:
+        """All episodes of which something is kept."""
+        found = self._db.execute(
+            "SELECT episode FROM rows UNION SELECT episode FROM parts UNION SELECT episode FROM rights"
+        )
+        return [episode for (episode,) in found]
+
     def delete_episode(self, episode: str) -> None:
         """Delete all that is known of an episode."""
         for table in ("rows", "parts", "rights"):

@@ -61,6 +61,8 @@ class View:
     metas: Mapping[int, Meta] = field(default_factory=dict)
     batches: int = 0
     standbys: Mapping[int, Copy] = field(default_factory=dict)
+    scrubs: int = 0
+    """Partitions whose files still hold bytes of what was erased."""
 
 
 class Clockwork(threading.Thread):
@@ -189,6 +191,7 @@ def report(view: View, reading: Reading | None) -> dict[str, Any]:
         "corrections": totals.get("corrections", 0) if known else None,
         "dead_letters": dead,
         "counts": totals,
+        "scrubs": view.scrubs,
         "lag": None if reading is None else behind(view.metas, reading),
         "clock_ms": min((m.clock_ms for m in view.metas.values()), default=None),
         "partitions": partitions,

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
+from treadle.keys import ring_of
 from treadle_schemas.moments import now
 from treadle_schemas.workspace import WorkspaceSettings
 
@@ -85,7 +86,7 @@ class Lane(threading.Thread):
         super().__init__(name="treadle-lane", daemon=True)
         self._settings = settings
         self._workspace = workspace
-        self._grading = Grading(workspace)
+        self._grading = grading_of(workspace)
         self._generation = generation
         self._reading = reading
         self._failed = failed
@@ -256,6 +257,17 @@ class Lane(threading.Thread):
             if fresh or p in by_partition or p == again
         }
         self._batch(work, again)
+        if fresh:
+            self._scrub()
+
+    def _scrub(self) -> None:
+        """Write the files of one partition anew from which something was erased."""
+        for partition, store in self._stores.items():
+            if store.scrub_due:
+                episodes = store.scrub()
+                _log.info("partition %d: nothing of %d erased episodes is left in its files", partition, episodes)
+                self._show("running")
+                return
 
     def _feed(self) -> None:
         """As much as a batch takes, so that the partitions of our own wait for little."""
@@ -275,7 +287,7 @@ class Lane(threading.Thread):
         if found.grading_version > self._workspace.grading_version:
             _log.info("grading version %d: grading kept rows anew", found.grading_version)
         if found.grading_version >= self._workspace.grading_version:
-            self._workspace, self._grading = found, Grading(found)
+            self._workspace, self._grading = found, grading_of(found)
             self._regrading = sorted(p for p, m in self._metas.items() if m.regraded < found.grading_version)
 
     def _work(self, partition: int, arrivals: list[Arrival], reading: Reading, fresh: bool) -> _Work:
@@ -361,11 +373,19 @@ class Lane(threading.Thread):
 
     def _show(self, state: str) -> None:
         generation = self._member[0] if self._member is not None else -1
-        self.view = View(state, generation, dict(self._metas), self._faults.batch, self._standbys.copies)
+        scrubs = sum(store.scrub_due for store in self._stores.values())
+        self.view = View(state, generation, dict(self._metas), self._faults.batch, self._standbys.copies, scrubs)
 
     def _expect_assignment(self) -> None:
         if self._refused_at is not None and self._monotonic() - self._refused_at > REFUSED_PATIENCE_S:
             raise WorkerStuck(f"a batch was refused and no assignment came for {REFUSED_PATIENCE_S:g} s")
+
+
+def grading_of(workspace: WorkspaceSettings) -> Grading:
+    """The grading of a workspace, with the keys that open what is sealed."""
+    if workspace.encrypt == "nothing":
+        return Grading(workspace)
+    return Grading(workspace, ring_of(workspace.workspace))
 
 
 def _slices(arrivals: list[Arrival], limit_bytes: int) -> list[list[Arrival]]:

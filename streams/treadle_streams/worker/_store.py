@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from rocksdict import WriteOptions
 
-from treadle_streams.join import META_KEY, TIMER_PREFIX, Meta, Plan, index_keys, timer_bound
+from treadle_streams.join import (
+    META_KEY,
+    TIMER_PREFIX,
+    Meta,
+    Plan,
+    index_keys,
+    is_erased_episode,
+    state_prefixes,
+    timer_bound,
+)
 from treadle_streams.worker._ports import REAL
 from treadle_streams.worker.errors import StateUnwritable
 
@@ -20,6 +29,12 @@ _IDENTITY: Final = b"\0w"
 """Which creation of the workspace this database belongs to: one that was deleted and made again starts empty."""
 _ROW_AT: Final = len(TIMER_PREFIX) + 8
 _IO_ERROR: Final = "IO error"
+_ERASED_MARK: Final = b"\0s"
+"""Before the id of an episode of which something was erased: its bytes may still lie in older files."""
+_SCRUB_RANGES: Final = 100
+"""Beyond so many episodes the whole database is merged at once."""
+_BEHIND: Final = b"\xff" * 600
+"""Behind every key with a prefix: ids have at most 256 bytes, and UTF-8 has no such byte."""
 _UNLOGGED: Final = WriteOptions()
 _UNLOGGED.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue] - its stub takes it for a method
 
@@ -39,6 +54,8 @@ class PartitionStore:
             if known is not None:
                 self.clear()
             db.put(_IDENTITY, identity.encode())
+        self.scrub_due = next(self._keys(_ERASED_MARK), None) is not None
+        """Do files hold bytes of what was erased? See `scrub`."""
 
     @property
     def applied(self) -> int:
@@ -99,6 +116,7 @@ class PartitionStore:
             batch.delete(key)
         for key, value in made.puts.items():
             _put(batch, key, value)
+        self._mark(batch, made.erased)
         batch.put(META_KEY, meta)
         batch.put(_APPLIED, b"%d" % changelog_offset)
         self._write(batch)
@@ -123,13 +141,44 @@ class PartitionStore:
                 batch.delete(key)
             else:
                 _put(batch, key, value)
+                if is_erased_episode(key, value):
+                    self._mark(batch, [key[1:].decode()])
         batch.put(_APPLIED, b"%d" % changelog_offset)
         self._write(batch, *((_UNLOGGED,) if bulk else ()))
+
+    def scrub(self) -> int:
+        """Write the files anew in which something of erased episodes may lie, so that nothing is in them that was taken out; how many
+        episodes that were.
+
+        An overwritten value lies in an older file until that is merged with the newer one: from memory to a file first, then all files over
+        these keys down to the last level. Raises StateUnwritable.
+        """
+        self._siblings = None  # it would keep files that are gone
+        marks = list(self._keys(_ERASED_MARK))
+        with self._named():
+            self._db.flush()
+            if len(marks) > _SCRUB_RANGES:
+                self._db.compact_range(None, None)
+            else:
+                for mark in marks:
+                    for prefix in state_prefixes(mark[len(_ERASED_MARK) :].decode()):
+                        self._db.compact_range(prefix, prefix + _BEHIND)
+        batch = self._write_batch()
+        for mark in marks:
+            batch.delete(mark)
+        self._write(batch)
+        self.scrub_due = False
+        return len(marks)
 
     def flush(self) -> None:
         """See that everything written so far is on disk. Raises StateUnwritable."""
         with self._named():
             self._db.flush()
+
+    def _mark(self, batch: Any, erased: Iterable[str]) -> None:
+        for episode in erased:
+            batch.put(_ERASED_MARK + episode.encode(), b"")
+            self.scrub_due = True
 
     def _write(self, batch: Any, *options: Any) -> None:
         self._siblings = None  # it would not see what is written, and keep files that are gone

@@ -91,10 +91,9 @@ def update(
     """Change what is private in a workspace, whose rights are denied, how rows are graded, what is snapshot; the settings as they are now.
 
     `change` gets the present settings. The PII version rises by one where `pii` or `rights` changed, the grading version where metrics,
-    reward, credit or grace did; beside those only `strict`, `policies` and `archives` may change here. Workers follow within seconds and
-    grade kept rows anew. Running recorders follow within treadle.policies.REFRESH_S, those of this machine at their next start at the
-    latest.
-    Raises WorkspaceMissing, SettingError, and WorkspaceExists when somebody else changed them at the same time.
+    reward, credit or grace did; beside those only `strict`, `policies`, `archives` and `erased` may change here. Workers follow within
+    seconds and grade kept rows anew. Running recorders follow within treadle.policies.REFRESH_S, those of this machine at their next start
+    at the latest. Raises WorkspaceMissing, SettingError, and WorkspaceExists when somebody else changed them at the same time.
     """
     check_workspace(workspace)
     made = get(servers, workspace)
@@ -115,7 +114,13 @@ def update(
             said = {name: getattr(wanted, name) for name in _GRADING}
             made = msgspec.structs.replace(made, grading_version=present.grading_version + 1, **said)
         made = checked(
-            msgspec.structs.replace(made, strict=wanted.strict, policies=wanted.policies, archives=wanted.archives)
+            msgspec.structs.replace(
+                made,
+                strict=wanted.strict,
+                policies=wanted.policies,
+                archives=wanted.archives,
+                erased=wanted.erased,
+            )
         )
         return [] if made == present else [records.settings_write(made)]
 

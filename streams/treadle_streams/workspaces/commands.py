@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -18,6 +18,7 @@ from treadle.cli.support import (
     workspace_of,
     yes_option,
 )
+from treadle.keys import FolderKeys
 from treadle.log import Admin
 from treadle.settings import Settings
 from treadle_schemas.codec import to_json
@@ -86,6 +87,13 @@ def workspace() -> None:
 @pii_option
 @pii_file_option
 @right_option
+@click.option(
+    "--encrypt",
+    type=click.Choice(["nothing", "subjects"]),
+    default="nothing",
+    show_default=True,
+    help="Seal what is recorded of a subject with a key of its own, so that `treadle erase` reaches the log too; fixed for good.",
+)
 @click.option("--if-missing", is_flag=True, help="Do nothing where it exists.")
 @json_option
 @pass_settings
@@ -104,6 +112,7 @@ def create(
     mode: str | None,
     pii_file: Path | None,
     rights: tuple[str, ...],
+    encrypt: Literal["nothing", "subjects"],
     if_missing: bool,
     as_json: bool,
 ) -> None:
@@ -126,7 +135,10 @@ def create(
         rights=tuple(parse_right(text) for text in rights),
         credit=Credit() if credit is None else parse_credit(credit),
         strict=strict,
+        encrypt=encrypt,
     )
+    if encrypt == "subjects":
+        FolderKeys(settings.keys_folder / wanted.workspace).prepare()
     made = workspaces.create(settings.bootstrap_servers, wanted, if_missing=if_missing, home=settings.home)
     created = made == wanted
     if as_json:
@@ -342,6 +354,10 @@ def _echo_privacy(found: WorkspaceSettings, echo: Callable[[str], None]) -> None
         echo(f"  pii    pattern {pattern.name}: {pattern.action} {pattern.regex}")
     for rule in pii.fields:
         echo(f"  pii    field {rule.path}: {rule.action}")
+    if found.encrypt != "nothing":
+        echo(f"  sealed {found.encrypt}: what is recorded of one has a key of its own")
+    if found.erased.subjects:
+        echo(f"  erased {len(found.erased.subjects)} digests of subjects")
     for right in found.rights:
         echo(f"  right  {_right_line(right)}")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import click
 from treadle import Recorder
@@ -16,30 +15,18 @@ from treadle.cli.support import (
     workspace_of,
     yes_option,
 )
-from treadle.errors import NotDelivered, TopicMissing
-from treadle.log import Admin, read
-from treadle.policies import hash_key
-from treadle.redaction import subject_hash
+from treadle.errors import NotDelivered
 from treadle.settings import Settings
-from treadle_corpus import Corpus, CorpusError
-from treadle_corpus.target import CorpusRef, resolve_target
-from treadle_schemas import ContractError, Handle
-from treadle_schemas.canonical import loads
-from treadle_schemas.codec import GRADED, INTERACTION, header_map
+from treadle.subjects import names_of, rows_of
+from treadle_schemas import Handle
 from treadle_schemas.events import Right
-from treadle_schemas.topics import topic
 
-from treadle_trainer.commands._common import registry_root
-from treadle_trainer.lineage import heirs
-from treadle_trainer.registry import Registry, slots
+from treadle_trainer.concerned import concerned_releases
 
 __all__ = ["rights"]
 
 _DELIVERY_S: Final = 60.0
 _RIGHT = click.Choice(["allow", "deny"])
-
-Row = tuple[str, str]
-"""(episode_id, interaction_id)."""
 
 
 @click.group(cls=SuggestingGroup)
@@ -86,9 +73,15 @@ def revoke(
             f"the handles are of several workspaces: {', '.join(sorted(spaces))}; name one at a time"
         )
     space = spaces.pop()
-    wanted = _names_of(settings, subject)
-    rows = {(t.episode_id, t.interaction_id) for t in targets} or set(_rows_of(settings, space, wanted))
-    concerned = list(_concerned(settings, space, rows, wanted))
+    wanted = frozenset() if subject is None else names_of(settings, subject)
+    rows = {(t.episode_id, t.interaction_id) for t in targets} or {
+        (found.episode_id, found.interaction_id) for found in rows_of(settings.bootstrap_servers, space, wanted)
+    }
+    concerned = list(
+        concerned_releases(
+            settings.home, settings.corpus_root, space, rows, wanted, lambda line: click.echo(line, err=True)
+        )
+    )
     if not rows and not concerned:
         click.echo(f"nothing is recorded of that subject in workspace {space}", err=True)
         return 1
@@ -118,71 +111,3 @@ def revoke(
     if not concerned:
         click.echo("  no release was trained on them")
     return 0
-
-
-def _names_of(settings: Settings, subject: str | None) -> frozenset[str]:
-    """How rows may name the subject: as it is, and as a workspace that hashes subjects writes it."""
-    if subject is None:
-        return frozenset()
-    key = hash_key(settings)
-    return frozenset({subject} if key is None else {subject, subject_hash(key, subject)})
-
-
-def _rows_of(settings: Settings, space: str, subjects: frozenset[str]) -> Iterator[Row]:
-    """Every row of the subject that a topic still holds: what is not settled yet, and what inputs no longer keep."""
-    servers = settings.bootstrap_servers
-    known = Admin(servers).partitions()
-    if topic(space, "interactions") not in known:
-        raise TopicMissing(f"workspace {space} does not exist; `treadle workspace list` shows those that do")
-    for kind, wanted in (("interactions", INTERACTION), ("graded", GRADED)):
-        name = topic(space, kind)
-        for record in read(servers, name, known[name]):
-            if record.value is None or header_map(record.headers).get("ce_type") != wanted.encode():
-                continue
-            try:
-                value = loads(record.value)
-            except ContractError:
-                continue  # a dead letter: it is in no row
-            interaction = value.get("interaction") if wanted == GRADED else value
-            if isinstance(interaction, dict) and interaction.get("subject") in subjects:
-                own = interaction.get("interaction_id")
-                yield str(interaction.get("episode_id") or own), str(own)
-
-
-def _concerned(settings: Settings, space: str, rows: set[Row], subjects: frozenset[str]) -> Iterator[dict[str, Any]]:
-    """The releases whose corpus version holds one of the rows, or one of the subject. `rows` None: the corpus cannot be read."""
-    held: dict[tuple[str, int | None], int | None] = {}
-    for _, slot in slots(registry_root(settings), space):
-        registry = Registry(registry_root(settings), space, slot)
-        champion = str(registry.champion)
-        manifests = {manifest.release: manifest for manifest in registry.releases()}
-        direct: dict[str, int | None] = {}
-        for manifest in manifests.values():
-            if manifest.corpus is None:
-                continue
-            place = (manifest.corpus, manifest.corpus_version)
-            if place not in held:
-                held[place] = _held(settings, place, rows, subjects)
-            if held[place] != 0:
-                direct[manifest.release] = held[place]
-        for manifest, source in heirs(direct, manifests):
-            yield {
-                "release": manifest.release,
-                "champion": manifest.release == champion,
-                "corpus": f"{source.corpus}@v{source.corpus_version}"
-                + ("" if source is manifest else f" (through {source.release})"),
-                "rows": direct[source.release],
-            }
-
-
-def _held(settings: Settings, place: tuple[str, int | None], rows: set[Row], subjects: frozenset[str]) -> int | None:
-    corpus, version = place
-    try:
-        opened = Corpus.open(CorpusRef(resolve_target(corpus, settings.corpus_root), version))
-        return sum(
-            (row.episode_id, row.interaction_id) in rows or row.interaction.get("subject") in subjects
-            for row in opened.rows("all")
-        )
-    except CorpusError as err:
-        click.echo(f"{corpus}@v{version} cannot be read, so its releases count as concerned: {err}", err=True)
-        return None
