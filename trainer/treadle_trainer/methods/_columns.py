@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from treadle_corpus import Corpus, CorpusRef
@@ -15,7 +15,9 @@ from treadle_trainer.data.columns import Columns
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._spec import TrainSpec
 
-__all__ = ["VIEW_OF", "columns_of", "counts_of", "view_options"]
+__all__ = ["VIEW_OF", "beside_or_in", "columns_of", "counts_of", "view_options"]
+
+T = TypeVar("T")
 
 VIEW_OF: Final[Mapping[str, str]] = {
     "sft": "sft",
@@ -55,15 +57,20 @@ def columns_of(spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -
                 **view_options(spec, view),
             )
 
-        try:
-            columns = made(None)
-        except OSError as err:
-            if err.errno not in _READ_ONLY:
-                raise
-            columns = made(Path(spec.work))
+        columns = beside_or_in(spec, made)
         if not len(columns):
             raise DataRefused(f"{corpus}: {_why_nothing(columns, spec)}")
     return columns
+
+
+def beside_or_in(spec: TrainSpec, made: Callable[[Path | None], T]) -> T:
+    """What `made` makes beside the corpus, or, where that cannot be written to, in the job's folder."""
+    try:
+        return made(None)
+    except OSError as err:
+        if err.errno not in _READ_ONLY:
+            raise
+        return made(Path(spec.work))
 
 
 def counts_of(columns: Columns) -> dict[str, int]:

@@ -14,6 +14,7 @@ from treadle_trainer.data.columns import Columns
 from treadle_trainer.data.stream import IGNORED, Batch
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._spec import TrainSpec
+from treadle_trainer.methods._pictures import sees_images, train_pictures
 from treadle_trainer.methods._trl import Streamed, data_of, fit, load_model, lora_of, placeholder, training_settings
 
 __all__ = ["OwnLossTrainer", "response_logps", "train_rwsft", "train_sft"]
@@ -27,8 +28,10 @@ def train_sft(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
     """Train `spec.base` on the responses of the train rows, save model and tokenizer to `spec.out`.
 
     The same spec gives the same weights on the same machine and thread count, also where it went on from a checkpoint.
-    Raises DataRefused, TemplateRefused, JobStopped.
+    A vision-language model learns from images as well. Raises DataRefused, TemplateRefused, JobStopped.
     """
+    if sees_images(spec.base):
+        return train_pictures(spec, progress)
     data = data_of(spec, progress)
     return fit(sft_trainer(spec, data.tokenizer, _SftTrainer), data, lambda batch: dict(batch.tensors), spec, progress)
 

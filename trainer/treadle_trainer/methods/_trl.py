@@ -22,7 +22,6 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from treadle_trainer.data.columns import Columns
 from treadle_trainer.data.stream import Batch, TokenStream
 from treadle_trainer.errors import JobStopped
 from treadle_trainer.jobs._spec import TrainSpec
@@ -63,11 +62,11 @@ def load_model(folder: str, kind: Any = AutoModelForCausalLM, **given: Any) -> A
 
 
 class Data(NamedTuple):
-    """What a job trains on."""
+    """What a job trains on. `tokenizer` is saved with the model. Without a stream the trainer reads its data set."""
 
     tokenizer: Any
-    columns: Columns
-    stream: TokenStream
+    columns: Any
+    stream: TokenStream | None
     counts: dict[str, int]
 
 
@@ -116,7 +115,6 @@ def training_settings(kind: Any, spec: TrainSpec, parameters: int, **more: Any) 
         dataloader_num_workers=0,
         dataloader_pin_memory=False,  # batches come from the reader, pinned where that helps
         remove_unused_columns=False,
-        ignore_data_skip=True,  # the reader goes on where it was
         save_strategy="steps",
         save_steps=spec.save_steps or NEVER,
         save_total_limit=KEPT_CHECKPOINTS,
@@ -124,7 +122,7 @@ def training_settings(kind: Any, spec: TrainSpec, parameters: int, **more: Any) 
         logging_steps=max(1, spec.steps // 20),
         disable_tqdm=True,
         seed=spec.seed,
-        **more,
+        **{"ignore_data_skip": True, **more},  # the reader goes on where it was
     )
 
 
@@ -174,18 +172,20 @@ class Streamed:
         return dataset
 
 
-def fit(trainer: Any, data: Data, form: Form, spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
+def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
     """Train, from the last valid checkpoint if there is one, and save the model to `spec.out`. Returns what a result says of it.
 
     Raises JobStopped after SIGTERM, once a checkpoint is written.
     """
-    trainer.feed = Feed(data.stream, form)
+    if data.stream is not None and form is not None:
+        trainer.feed = Feed(data.stream, form)
     trainer.add_callback(_Report(progress))
     found = last_valid(
         _checkpoints(spec), spec.fingerprint, lambda name, why: progress(stage="skipped", checkpoint=name, reason=why)
     )
     if found is not None:
-        data.stream.load_state_dict(found.reader)
+        if data.stream is not None:
+            data.stream.load_state_dict(found.reader)
         progress(stage="resumed", checkpoint=found.folder.name)
     with _asked_to_end() as asked:
         trainer.add_callback(_Keeper(spec, data.stream, asked))
@@ -230,7 +230,7 @@ class _Report(TrainerCallback):  # type: ignore[misc,unused-ignore]  # transform
 class _Keeper(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Seals each checkpoint with the reader's position; asks for a last one when the process is to end."""
 
-    def __init__(self, spec: TrainSpec, stream: TokenStream, asked: Callable[[], bool]) -> None:
+    def __init__(self, spec: TrainSpec, stream: TokenStream | None, asked: Callable[[], bool]) -> None:
         self._spec, self._stream, self._asked = spec, stream, asked
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -242,7 +242,7 @@ class _Keeper(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        seal(folder, self._spec.fingerprint, self._stream.state_dict())
+        seal(folder, self._spec.fingerprint, {} if self._stream is None else self._stream.state_dict())
 
 
 @contextmanager
