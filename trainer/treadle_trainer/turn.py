@@ -298,7 +298,7 @@ class _Turn:
         return self._report("promoted", candidate, event)
 
     def _is_of(self, flag: Flag) -> bool:
-        return (flag.corpus, flag.version) == (str(self.corpus.path), self.corpus.version)
+        return (flag.corpus, flag.version) == (self.corpus.name, self.corpus.version)
 
     def _noted(self, decision: Refusal, candidate: ReleaseId, reason: str) -> TurnReport:
         event = self.registry.note(decision, candidate, actor=ACTOR, reason=reason, evidence=self.evidence)
