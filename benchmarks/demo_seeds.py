@@ -1,6 +1,6 @@
 """Run the demo over several seeds, with the same settings for all, and report mean, worst and spread.
 
-    python benchmarks/demo_seeds.py [--quick] [--seeds 0-9] --json FILE
+    python benchmarks/demo_seeds.py [--quick] [--seeds 0-9] [--profile cpu|gpu] --json FILE
 
 Each seed is a whole `treadle demo` with a broker of its own, one after the other. `--quick` runs two seeds of two turns.
 Exit code 1 when a seed fails, gains less than 0.3 in live success, or promotes fewer than two candidates (one with --quick).
@@ -19,12 +19,13 @@ from statistics import mean, stdev
 from typing import Any
 
 from _machine import describe
+from treadle_demo.profiles import PROFILES
 
 MIN_GAIN = 0.3
 MIN_PROMOTED = 2
 
 
-def run_seed(seed: int, turns: int, environment: str | None) -> dict[str, Any]:
+def run_seed(seed: int, turns: int, environment: str | None, profile: str = "cpu") -> dict[str, Any]:
     """One demo in a folder of its own, which is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="treadle-seeds-") as home:
         file = Path(home) / "demo.json"
@@ -40,6 +41,7 @@ def run_seed(seed: int, turns: int, environment: str | None) -> dict[str, Any]:
             "--json",
             str(file),
         ]
+        command += ["--profile", profile]
         if environment:
             command += ["--env", environment]
         environ = {k: v for k, v in os.environ.items() if k != "TREADLE_BOOTSTRAP_SERVERS"}
@@ -80,6 +82,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="0-9", help="first-last")
     parser.add_argument("--quick", action="store_true", help="two seeds of two turns")
     parser.add_argument("--env", help="environment PKG:CLASS")
+    parser.add_argument("--profile", choices=["cpu", "gpu"], default="cpu", help="profile of the demo")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
     first, _, last = args.seeds.partition("-")
@@ -88,13 +91,14 @@ def main() -> int:
     machine = describe("torch", "transformers", "trl", "deeplake", "faust-streaming", "confluent-kafka")
     runs: list[dict[str, Any]] = []
     for seed in seeds:
-        run = run_seed(seed, turns, args.env)
+        run = run_seed(seed, turns, args.env, args.profile)
         runs.append(run)
         print(json.dumps(run), flush=True)
         result = {
             "machine": machine,
             "turns": turns,
-            "environment": args.env or "treadle_demo:CustomerDesk",
+            "profile": args.profile,
+            "environment": args.env or PROFILES[args.profile].environment,
             "runs": runs,
         }
         done = [run for run in runs if run["exit_code"] == 0]

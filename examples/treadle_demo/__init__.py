@@ -1,10 +1,11 @@
-"""The demo: two small worlds for an agent, and a tiny language model that learns to act in them.
+"""The demo: three small worlds for an agent, and a tiny language model that learns to act in them.
 
-`CustomerDesk` and `RoomDesk` implement the environment protocol over real SQLite databases. They are light to import; the model, the
-warm start and the play loop (`model`, `warmstart`, `sampling`) need the `train` extra.
+`CustomerDesk`, `RoomDesk` and the longer `BackOffice` implement the environment protocol over real SQLite databases. They are light to
+import; the model, the warm start and the play loop (`model`, `warmstart`, `sampling`) need the `train` extra.
 """
 
 from treadle_demo.desk import CustomerDesk
+from treadle_demo.office import BackOffice
 from treadle_demo.rooms import RoomDesk
 
-__all__ = ["CustomerDesk", "RoomDesk"]
+__all__ = ["BackOffice", "CustomerDesk", "RoomDesk"]

@@ -57,7 +57,7 @@ class SqlAttempt(ABC):
         self.last_call, self.last_result = call, self._execute(call)
         self.messages.append(assistant_call(call.name, call.arguments_json, index))
         self.messages.append(tool_answer(self.last_result, index))
-        self._open = call.name == self.lookup and self._calls < self.max_calls
+        self._open = self._goes_on(call) and self._calls < self.max_calls
         return self._open
 
     def success(self) -> float:
@@ -68,6 +68,10 @@ class SqlAttempt(ABC):
     def close(self) -> None:
         """Drop the database."""
         self._db.close()
+
+    def _goes_on(self, call: Call) -> bool:
+        """Whether the attempt stays open after this call."""
+        return call.name == self.lookup
 
     def _execute(self, call: Call) -> dict[str, Any]:
         try:

@@ -13,10 +13,13 @@ import click
 from rich.console import Console
 from treadle.cli.support import pass_settings
 from treadle.settings import Settings
+from treadle_schemas import SettingError
 from treadle_schemas.environment import load_environment
 from treadle_streams.broker import BrokerSettings, announce, resolve
+from treadle_trainer.jobs import has_cuda
 
 from treadle_demo.errors import DemoFailed
+from treadle_demo.profiles import CPU, GPU, GPU_TINY, Profile
 from treadle_demo.report import Report, draw_chart, problems
 from treadle_demo.view import View
 from treadle_demo.wheel import STAGES, DemoSettings, Wheel
@@ -29,14 +32,23 @@ __all__ = ["demo"]
 @click.option(
     "--seed", type=click.IntRange(0, 100_000), default=0, show_default=True, help="Seed of everything random."
 )
-@click.option("--episodes", type=click.IntRange(200, 20_000), default=960, show_default=True, help="Episodes a turn.")
+@click.option(
+    "--profile",
+    "kind",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="gpu: a model of 116 million parameters and episodes of five steps, on a CUDA device.",
+)
+@click.option("--scale", type=click.Choice(["full", "tiny"]), default="full", hidden=True)
+@click.option(
+    "--episodes", type=click.IntRange(200, 20_000), help=f"Episodes a turn. Default: {CPU.episodes}, as of the profile."
+)
 @click.option(
     "--env",
     "environment",
-    default="treadle_demo:CustomerDesk",
-    show_default=True,
     metavar="PKG:CLASS",
-    help="The world to act in; treadle_demo:RoomDesk is another one.",
+    help=f"The world to act in. Default: {CPU.environment}, as of the profile; treadle_demo:RoomDesk is another one.",
 )
 @click.option(
     "--model",
@@ -65,8 +77,10 @@ def demo(
     settings: Settings,
     turns: int,
     seed: int,
-    episodes: int,
-    environment: str,
+    kind: str,
+    scale: str,
+    episodes: int | None,
+    environment: str | None,
     model: Path | None,
     json_file: Path | None,
     keep_broker: bool,
@@ -83,6 +97,9 @@ def demo(
     and is named; 5: no broker.
     """
     started = time.monotonic()
+    profile = _profile(kind, scale)
+    environment = environment or profile.environment
+    episodes = episodes or profile.episodes
     load_environment(environment)
     workspace = f"demo-{datetime.now(UTC):%Y%m%d-%H%M%S}-{seed}"
     home = settings.home / "demo" / workspace
@@ -104,6 +121,7 @@ def demo(
         turns=turns,
         episodes=episodes,
         environment=environment,
+        profile=profile,
         model=model.absolute() if model else None,
         broken=broken,
         stage_timeout_s=stage_timeout,
@@ -114,6 +132,19 @@ def demo(
         if broker.kind != "configured" and not keep_broker:
             broker.stop()
     _conclude(report, wheel_settings, view, json_file)
+
+
+def _profile(kind: str, scale: str) -> Profile:
+    """The profile, where this machine can run it. Raises SettingError."""
+    if kind == "cpu":
+        return CPU
+    if scale == "tiny":
+        return GPU_TINY
+    if not has_cuda():
+        raise SettingError(
+            "--profile gpu: wants a CUDA device, and this machine shows none; without it the demo runs on CPU"
+        )
+    return GPU
 
 
 def _run(settings: DemoSettings, view: View, started: float) -> Report:

@@ -23,6 +23,7 @@ from treadle_schemas.moments import from_micros
 
 from treadle_demo._pipe import answer, commands
 from treadle_demo.clock import EventClock
+from treadle_demo.profiles import CPU, PROFILES, Profile
 from treadle_demo.sampling import Episode, play
 
 __all__ = ["main"]
@@ -45,10 +46,11 @@ class Played:
 class Agent:
     """Plays with the champion; notices a new one before each batch, and keeps the last good one when loading fails."""
 
-    def __init__(self, workspace: str, environment: str, registry: Path, temperature: float) -> None:
+    def __init__(self, workspace: str, environment: str, registry: Path, temperature: float, profile: Profile) -> None:
         self.environment = load_environment(environment)
         self.workspace = workspace
         self.temperature = temperature
+        self.profile = profile
         self.registry = registry
         self.recorder = Recorder(workspace, agent=AGENT)
         self.releases = Releases(workspace)
@@ -64,7 +66,8 @@ class Agent:
             return
         folder = self.registry.joinpath(*champion.split("/"))
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder)
+        self.model = model.to("cuda" if self.profile.cuda else "cpu").eval()
         self.release = champion
 
     def play(self, turn: int, episodes: int, seed: int, clock: EventClock) -> list[Played]:
@@ -73,7 +76,16 @@ class Agent:
         tasks = list(self.environment.tasks(episodes, seed))
         rng = random.Random(f"agent-{seed}")
         out = []
-        for n, episode in enumerate(play(self.model, self.tokenizer, self.environment, tasks, seed, self.temperature)):
+        played = play(
+            self.model,
+            self.tokenizer,
+            self.environment,
+            tasks,
+            seed,
+            self.temperature,
+            max_new_tokens=self.profile.max_new_tokens,
+        )
+        for n, episode in enumerate(played):
             started = clock.start_of(turn) + int(clock.WORKDAY_S * 1e6 * n / episodes)
             ended = started + int(rng.uniform(0.5, 1.5) * MEAN_EPISODE_S * 1e6)
             ident = new_id()
@@ -131,10 +143,13 @@ def main() -> None:
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--environment", required=True)
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--profile", choices=sorted(PROFILES), default=CPU.name)
     args = parser.parse_args()
     torch.set_num_threads(2)
     settings = Settings.load()
-    agent = Agent(args.workspace, args.environment, settings.home / "registry", args.temperature)
+    agent = Agent(
+        args.workspace, args.environment, settings.home / "registry", args.temperature, PROFILES[args.profile]
+    )
     clock = EventClock()
     played: list[Played] = []
     answer(event="ready")

@@ -24,13 +24,13 @@ from transformers import (
 from transformers.utils import logging
 from treadle_schemas.environment import Message
 
+from treadle_demo.profiles import CPU, Shape
+
 __all__ = ["CHAT_TEMPLATE", "build_model", "load", "render", "save", "train_tokenizer"]
 
 PAD, END = "<|pad|>", "<|end|>"
 ASSISTANT = "<|assistant|>"
 SPECIAL_TOKENS = (PAD, END, "<|system|>", "<|user|>", ASSISTANT, "<|tool|>")
-VOCABULARY = 1024
-"""Upper bound; the generated texts of one environment hold about 750 distinct pieces."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{% generation %}"
@@ -60,7 +60,7 @@ def render(messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
     return "".join(parts)
 
 
-def train_tokenizer(conversations: Iterable[Sequence[Message]]) -> Any:
+def train_tokenizer(conversations: Iterable[Sequence[Message]], shape: Shape = CPU.shape) -> Any:
     """A byte-level BPE tokenizer with CHAT_TEMPLATE, trained on rendered conversations. Deterministic.
 
     A number is a piece of its own, so a two-digit id is one token: split into digits, copying it is not learned in a warm start.
@@ -68,14 +68,14 @@ def train_tokenizer(conversations: Iterable[Sequence[Message]]) -> Any:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?[^\s]+|\s+"), "isolated"),  # a word keeps its space
+            pre_tokenizers.Split(Regex(shape.pieces), "isolated"),
             pre_tokenizers.Digits(individual_digits=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=shape.vocabulary,
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -95,22 +95,21 @@ def _training_texts(conversations: Iterable[Sequence[Message]]) -> Iterable[str]
         yield from filter(None, cut.split(render(messages, add_generation_prompt=False)))
 
 
-def build_model(tokenizer: Any, seed: int) -> Any:
+def build_model(tokenizer: Any, seed: int, shape: Shape = CPU.shape) -> Any:
     """A fresh LlamaForCausalLM for `tokenizer`. Restores the process's random state of torch."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.between,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.positions,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        # Five times the usual value: at this width the usual one does not learn to copy a number in a warm start.
-        initializer_range=0.1,
+        initializer_range=shape.initializer_range,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -13,8 +13,9 @@ from treadle_trainer.evaluate import player
 from treadle_trainer.evaluate.player import Episode, Render, Sampled, sample
 
 from treadle_demo.model import CHAT_TEMPLATE, render
+from treadle_demo.profiles import GPU
 
-__all__ = ["Episode", "Sampled", "play", "prompt_ids", "sample"]
+__all__ = ["Episode", "Sampled", "evaluate_long", "play", "prompt_ids", "sample"]
 
 
 def play(
@@ -40,6 +41,13 @@ def play(
         batch_size=batch_size,
         render=_cheaper_render(tokenizer),
     )
+
+
+def evaluate_long(
+    model_folder: str, environment: Environment, tasks: Sequence[Task], seed: int
+) -> list[dict[str, float]]:
+    """The evaluator of the gpu profile: the trainer's own, with room for arguments of free text."""
+    return player.evaluate(model_folder, environment, tasks, seed, max_new_tokens=GPU.max_new_tokens)
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> list[int]:

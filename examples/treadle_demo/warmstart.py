@@ -19,6 +19,7 @@ from treadle_schemas.errors import SettingError
 from treadle_schemas.split import Split
 
 from treadle_demo.model import ASSISTANT, build_model, render, save, train_tokenizer
+from treadle_demo.profiles import CPU, PROFILES, Profile
 
 __all__ = ["Demonstrator", "WarmStart", "demonstrations", "fit", "warm_start"]
 
@@ -47,18 +48,37 @@ class WarmStart:
     learning_rate: float = 6e-3
     """Peak of the learning rate: five steps up, then linearly down."""
 
+    @classmethod
+    def of(cls, profile: Profile) -> WarmStart:
+        """The settings of a profile."""
+        return cls(
+            demonstrations=profile.demonstrations,
+            skill=profile.skill,
+            steps=profile.warm_steps,
+            batch=profile.warm_batch,
+            learning_rate=profile.warm_lr,
+        )
+
 
 def warm_start(
-    environment: Environment, folder: Path, *, seed: int, split: Split, settings: WarmStart | None = None
+    environment: Environment,
+    folder: Path,
+    *,
+    seed: int,
+    split: Split,
+    settings: WarmStart | None = None,
+    profile: Profile = CPU,
 ) -> None:
     """Train a tokenizer and a tiny model on demonstrations of train tasks, and write them into `folder`.
 
-    About 8 s of one core. Raises SettingError when the environment has no method `demonstrate`.
+    About 8 s of one core with the profile `cpu`. Raises SettingError when the environment has no method `demonstrate`.
     """
-    settings = settings or WarmStart()
+    settings = settings or WarmStart.of(profile)
     conversations = demonstrations(environment, settings, seed=seed, split=split)
-    tokenizer = train_tokenizer(conversations)
-    model = build_model(tokenizer, seed)
+    tokenizer = train_tokenizer(conversations, profile.shape)
+    model = build_model(tokenizer, seed, profile.shape)
+    if profile.cuda:
+        model = model.to("cuda")
     fit(model, tokenizer, conversations, settings, seed)
     save(model, tokenizer, folder)
 
@@ -103,8 +123,10 @@ def fit(model: Any, tokenizer: Any, conversations: Sequence[Sequence[Message]], 
         rate = min(1.0, (step + 1) / 5) * max(0.05, 1 - step / settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate
-        ids, labels = _right_padded([rows[i] for i in batch], tokenizer.pad_token_id)
-        loss = model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=labels).loss
+        padded = _right_padded([rows[i] for i in batch], tokenizer.pad_token_id)
+        ids, labels = (part.to(model.device) for part in padded)
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
+            loss = model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -149,11 +171,13 @@ def main() -> None:
     parser.add_argument("--environment", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--held-out", type=float, default=0.1, help="held-out share of the workspace's split")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default=CPU.name)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(2)
     split = Split(share=args.held_out)
-    warm_start(load_environment(args.environment), args.folder, seed=args.seed, split=split)
+    environment = load_environment(args.environment)
+    warm_start(environment, args.folder, seed=args.seed, split=split, profile=PROFILES[args.profile])
 
 
 if __name__ == "__main__":

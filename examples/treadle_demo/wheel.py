@@ -26,6 +26,7 @@ from treadle_trainer.registry import Outbox, Registry
 from treadle_demo._children import Child
 from treadle_demo.errors import DemoFailed
 from treadle_demo.ledger import Ledger, Stamped
+from treadle_demo.profiles import CPU, Profile
 from treadle_demo.report import Drill, GuardDrill, Report, Turn, heldout_of, turn_report
 from treadle_demo.view import View
 
@@ -61,8 +62,8 @@ class DemoSettings:
     turns: int = 4
     episodes: int = 960
     """Episodes a turn; a fifth of the tasks is held out and never trained on."""
-    steps: int = 80
-    environment: str = "treadle_demo:CustomerDesk"
+    environment: str = CPU.environment
+    profile: Profile = CPU
     model: Path | None = None
     """Model folder to begin with; None: a warm start of the tiny model."""
     broken: str | None = None
@@ -128,7 +129,8 @@ class Wheel:
         self._follow()
         self._start_services()
         # before the warm start: their imports take as long as it does
-        self.agent = self._child("agent", "treadle_demo.agent", "--environment", s.environment)
+        named = ("--environment", s.environment, "--profile", s.profile.name)
+        self.agent = self._child("agent", "treadle_demo.agent", *named)
         self.world = self._child("world", "treadle_demo.world", "--seed", str(s.seed))
         folder = s.model or self._warm_start()
         first = self.registry.register(folder, actor="demo", reason="what runs today")
@@ -149,7 +151,11 @@ class Wheel:
     def _training_policy(self) -> TrainingPolicy:
         s = self.settings
         return TrainingPolicy(
-            steps=s.steps,
+            steps=s.profile.steps,
+            lr=s.profile.lr,
+            batch=s.profile.batch,
+            rows=s.profile.rows,
+            evaluator=s.profile.evaluator,
             newest_rows=int(s.episodes * (1 - HELD_OUT_SHARE)) * WINDOW_TURNS,
             seed=s.seed,
             corpus=str(s.corpus),
@@ -193,6 +199,8 @@ class Wheel:
             s.environment,
             "--seed",
             str(s.seed),
+            "--profile",
+            s.profile.name,
         ]
         command += ["--held-out", str(HELD_OUT_SHARE), str(folder)]
         self._run("warm start", command)

@@ -59,7 +59,9 @@ class _Run:
     is_open: bool = True
 
 
-def evaluate(model_folder: str, environment: Environment, tasks: Sequence[Task], seed: int) -> list[dict[str, float]]:
+def evaluate(
+    model_folder: str, environment: Environment, tasks: Sequence[Task], seed: int, *, max_new_tokens: int = 32
+) -> list[dict[str, float]]:
     """What the model in `model_folder` makes of each task, sampled at temperature 1. The default evaluator of a policy.
 
     `score`: success. `valid`: the share of its messages whose tool calls name a tool that was offered, with a JSON object as arguments.
@@ -73,7 +75,7 @@ def evaluate(model_folder: str, environment: Environment, tasks: Sequence[Task],
             "valid": 1.0 - invalid_share([episode.messages[i] for i in episode.response], tools),
             "length": float(sum(map(len, episode.token_ids))),
         }
-        for episode in play(model, tokenizer, environment, tasks, seed)
+        for episode in play(model, tokenizer, environment, tasks, seed, max_new_tokens=max_new_tokens)
     ]
 
 

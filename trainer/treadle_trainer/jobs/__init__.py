@@ -4,7 +4,7 @@ A job is a folder: `spec.json` (what to do), `log.txt` (all it printed), `progre
 `result.json` (what came of it).
 """
 
-from treadle_trainer.jobs._runner import JobRunner
+from treadle_trainer.jobs._runner import JobRunner, has_cuda
 from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, LikelihoodSpec, ScorecardSpec, TrainSpec
 
-__all__ = ["EnvironmentSpec", "JobRunner", "JobSpec", "LikelihoodSpec", "ScorecardSpec", "TrainSpec"]
+__all__ = ["EnvironmentSpec", "JobRunner", "JobSpec", "LikelihoodSpec", "ScorecardSpec", "TrainSpec", "has_cuda"]
