@@ -95,6 +95,8 @@ def erase(
 class Found:
     """What a corpus has of episodes."""
 
+    workspace: str = ""
+    """Whose corpus it is."""
     told: dict[int, Manifest] = field(default_factory=dict)
     """Every version of the corpus."""
     rows: set[Key] = field(default_factory=set)
@@ -116,6 +118,7 @@ def rows_of(path: Path, episodes: Collection[str]) -> Found:
     found = Found()
     parts: set[tuple[str, str]] = set()
     for moment in moments(path, head=True):
+        found.workspace = moment.state.control.workspace
         found.rows.update(key for key in moment.rows if key[0] in episodes)
         parts.update(key for key in moment.parts if key[0] in episodes)
         if moment.version is not None:

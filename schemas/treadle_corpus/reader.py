@@ -160,6 +160,10 @@ class Corpus:
         """Where each member comes from, in the order of `rows`. No body is read. Raises CorpusDamaged."""
         return (origin_of(self.path, key, meta) for key, meta in self._members(split))
 
+    def keys(self) -> list[Key]:
+        """The ids of all rows that the corpus knew when the version was made, members or not. Raises CorpusDamaged."""
+        return list(self._read().rows)
+
     def verify(self) -> None:
         """Read everything and compare: the journal and every file of bodies with their checksums, every part, and the content hash of the
         rows with the manifest, and with the record of the last erasure that changed the version. Raises CorpusDamaged naming what differs.

@@ -9,7 +9,7 @@ from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams.archive.errors import ArchiveGap
-from treadle_streams.archive.ranges import Archive
+from treadle_streams.archive.ranges import Archive, is_erased
 
 __all__ = ["History"]
 
@@ -79,7 +79,7 @@ class History:
                 if found.next <= start or found.first > start:
                     continue
                 for record in holder.records(found):
-                    if start <= record.offset < end:
+                    if start <= record.offset < end and not is_erased(record):
                         yield record
                 start = found.next
                 if start >= end:

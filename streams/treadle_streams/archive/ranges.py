@@ -24,7 +24,10 @@ from treadle_streams.archive._store import Store, store_at
 from treadle_streams.archive._table import decode_table, encode_table
 from treadle_streams.archive.errors import ArchiveDamaged
 
-__all__ = ["KINDS", "Archive", "Erased", "Range"]
+__all__ = ["ERASED_HEADER", "KINDS", "Archive", "Erased", "Range", "creations", "is_erased"]
+
+ERASED_HEADER: Final = "treadle-erased"
+"""The only header of a record whose key, value and headers were erased."""
 
 KINDS: Final = ("interactions", "outcomes", "references", "graded", "dead-letter")
 """What is archived: what was recorded, what the join was told, what it says of settled rows and of what it refused. `.progress` is not,
@@ -111,7 +114,7 @@ class Archive:
 
     def records(self, found: Range) -> Iterator[Record]:
         """The records of a range; those that were erased are there without key and value, see `ERASED_HEADER`. Raises ArchiveDamaged."""
-        name = f"{self._folder(found.kind, found.partition)}/{found.file}"
+        name = self.name_of(found)
         data = self.store.read(name)
         if data is None:
             raise ArchiveDamaged(self.store.at(name), "the file is gone")
@@ -182,9 +185,13 @@ class Archive:
         self._known = None
         return made
 
+    def name_of(self, found: Range) -> str:
+        """The name of the file of a range."""
+        return f"{self._folder(found.kind, found.partition)}/{found.file}"
+
     def strays(self) -> list[str]:
         """Files that no manifest names: an interrupted run left them."""
-        named = {f"{self._folder(r.kind, r.partition)}/{r.file}" for r in self.every()}
+        named = {self.name_of(found) for found in self.every()}
         return [name for name in self.store.names(self.top) if _is_stray(name) and name not in named]
 
     def _folder(self, kind: str, partition: int) -> str:
@@ -212,6 +219,26 @@ class Archive:
                 f"has format {found.format} {found.format_version}, and this treadle reads {FORMAT} {FORMAT_VERSION}",
             )
         return found
+
+
+def is_erased(record: Record) -> bool:
+    """Was the record emptied by an erasure?"""
+    return record.value is None and any(name == ERASED_HEADER for name, _ in record.headers)
+
+
+def creations(target: str, workspace: str) -> list[Archive]:
+    """What is archived at a target of every workspace of that name, by creation. Raises TargetError, ArchiveDamaged."""
+    store = store_at(target)
+    found: dict[str, Archive] = {}
+    for name in store.names(workspace):
+        top = "/".join(name.split("/")[:2])
+        if top not in found and _MANIFEST.fullmatch(name):
+            try:
+                created_at = msgspec.json.decode(store.read(name) or b"", type=Range).created_at
+            except msgspec.DecodeError as err:
+                raise ArchiveDamaged(store.at(name), f"the manifest cannot be read ({err})") from err
+            found[top] = Archive(target, WorkspaceSettings(workspace=workspace, created_at=created_at))
+    return list(found.values())
 
 
 def _is_stray(name: str) -> bool:

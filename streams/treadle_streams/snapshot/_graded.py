@@ -99,10 +99,7 @@ def episode_of(value: GradedRecord | PartRecord) -> str:
 
 def _decode(record: Record) -> GradedRecord | PartRecord | None:
     """What the corpus takes of a record; None: nothing."""
-    headers = header_map(record.headers)
-    found = headers.get("ce_type")
-    if record.value is None and "treadle-erased" in headers:
-        return None  # its text was erased, and cannot be read any more
+    found = header_map(record.headers).get("ce_type")
     if record.value is None:
         raise FieldError("$", "is null")
     if found == PART.encode():
