@@ -8,7 +8,7 @@ from typing import Final
 
 from treadle_schemas.erasing import ErasureRequest, StoreReport
 
-from treadle_corpus.erasure import erase, rows_of
+from treadle_corpus.erasure import erase, erasures, rows_of
 from treadle_corpus.errors import CorpusError, CorpusMissing
 from treadle_corpus.objects.place import name_of, place_at
 from treadle_corpus.reader import Corpus
@@ -25,7 +25,9 @@ def corpora_of(request: ErasureRequest) -> list[Path]:
     roots = [request.home / "corpora", *([Path(request.corpus_root)] if request.corpus_root else [])]
     below = (marker.parent for root in roots for depth in ("*", "*/*") for marker in root.glob(f"{depth}/corpus.json"))
     named = (path for path in request.corpora if place_at(path) is not None or path.exists())
-    return sorted({path if place_at(path) is not None else path.resolve() for path in [*below, *named] if path.name[0] != "."})
+    return sorted(
+        {path if place_at(path) is not None else path.resolve() for path in [*below, *named] if path.name[0] != "."}
+    )
 
 
 def erase_corpora(request: ErasureRequest) -> Iterator[StoreReport]:
@@ -47,8 +49,14 @@ def _erased(path: Path, request: ErasureRequest) -> StoreReport | None:
         return None
     if request.dry_run:
         versions = tuple(f"v{n} has {count:,} of them" for n, count in sorted(found.removed.items()))
-        return None if found.nothing else StoreReport(store="corpus", place=str(path), rows=len(found.rows), notes=versions)
+        return (
+            None
+            if found.nothing
+            else StoreReport(store="corpus", place=str(path), rows=len(found.rows), notes=versions)
+        )
     record = erase(path, request.episodes, reason=request.reason, erased_at=request.erased_at, wait_s=WAIT_S)
+    # called again, it says what it did
+    record = record or next((one for one in erasures(path) if one.erased_at == request.erased_at), None)
     if record is None or not (record.rows or record.versions):
         return None
     changed = ", ".join(f"v{n}" for n in sorted(record.versions))
@@ -73,5 +81,3 @@ def _published(path: Path, request: ErasureRequest) -> StoreReport | None:
             "delete this one",
         ),
     )
-
-

@@ -74,9 +74,7 @@ def _rewrite(
         record._replace(key=None, value=None, headers=[(ERASED_HEADER, b"1")]) if record.offset in gone else record
         for record in records
     ]
-    note = Erased(
-        erased_at=request.erased_at, reason=request.reason, records=len(gone), sha256_before=found.sha256
-    )
+    note = Erased(erased_at=request.erased_at, reason=request.reason, records=len(gone), sha256_before=found.sha256)
     made = archive.put(
         found.kind,
         found.partition,

@@ -79,8 +79,9 @@ class History:
                 if found.next <= start or found.first > start:
                     continue
                 for record in holder.records(found):
-                    if start <= record.offset < end and not is_erased(record):
-                        yield record
+                    opened = open_record(record) if start <= record.offset < end and not is_erased(record) else None
+                    if opened is not None:
+                        yield opened
                 start = found.next
                 if start >= end:
                     return
