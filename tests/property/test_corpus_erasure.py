@@ -132,7 +132,7 @@ def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(STEPS, st.sets(st.integers(0, 4), min_size=1, max_size=3), st.integers(0, 24))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_an_erased_corpus_is_the_one_that_never_saw_the_episodes(steps: list[Any], gone: set[int], cut: int) -> None:
     erased = frozenset(f"e{n}" for n in gone)
     with tempfile.TemporaryDirectory() as folder:

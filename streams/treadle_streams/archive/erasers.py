@@ -47,7 +47,7 @@ def erase_archives(request: ErasureRequest) -> Iterator[StoreReport]:
 def _erase(archive: Archive, request: ErasureRequest) -> Iterator[StoreReport]:
     place = archive.store.at(archive.top)
     episodes = {episode.encode() for episode in request.episodes}
-    ids = {interaction.encode() for _, interaction in request.rows}
+    ids = {interaction.encode() for _, interaction in request.rows} | _ids(archive, episodes)
     with alone(archive.store, archive.top):
         left = [] if request.dry_run else _swept(archive)
         origins = _origins(archive, episodes)
@@ -103,6 +103,21 @@ def _goes(record: Record, found: Range, keys: Collection[bytes], origins: Collec
             return True
         return not (isinstance(value, dict) and value.get("erased"))
     return True
+
+
+def _ids(archive: Archive, episodes: Collection[bytes]) -> set[bytes]:
+    """Interactions of the episodes that are archived: outcomes may be keyed by them."""
+    found: set[bytes] = set()
+    for one in archive.every():
+        for record in archive.records(one) if one.kind == "interactions" else ():
+            if record.key in episodes and record.value is not None and not is_sealed(record.value):
+                try:
+                    value = loads(record.value)
+                except ContractError:
+                    continue
+                if isinstance(value, dict) and isinstance(value.get("interaction_id"), str):
+                    found.add(value["interaction_id"].encode(errors="surrogatepass"))
+    return found
 
 
 def _origins(archive: Archive, episodes: Collection[bytes]) -> set[tuple[int, int]]:

@@ -42,10 +42,17 @@ class History:
         return None
 
     def read(
-        self, kind: str, *, start: Mapping[int, int] | None = None, until: Mapping[int, int] | None = None
+        self,
+        kind: str,
+        *,
+        start: Mapping[int, int] | None = None,
+        until: Mapping[int, int] | None = None,
+        raw: bool = False,
+        gaps: bool = False,
     ) -> Iterator[Record]:
         """Every committed record of a topic from `start` (default: 0) up to but without `until` (default: the present stable ends), in the
-        order of offsets within a partition. Sealed values come as by `treadle.log.read`.
+        order of offsets within a partition. Sealed values come as by `treadle.log.read`,
+        also with `raw`. With `gaps` what is nowhere is passed over.
 
         Raises ArchiveGap where offsets are nowhere, ArchiveDamaged, LogError.
         """
@@ -59,29 +66,25 @@ class History:
         wanted = {p: offset for p, offset in begin.items() if offset < min(starts[p], ends[p])}
         bounds = {p: min(starts[p], ends[p]) for p in wanted}
         gap = self.missing(kind, wanted, bounds)
-        if gap is not None:
+        if gap is not None and not gaps:
             partition, first, last = gap
             raise ArchiveGap(
                 name, partition, (first, last), self.targets, f"the log begins at offset {starts[partition]}"
             )
         for partition in sorted(wanted):
             for record in self._archived(kind, partition, wanted[partition], bounds[partition]):
-                opened = open_record(record)
+                opened = record if raw else open_record(record)
                 if opened is not None:
                     yield opened
         live = {p: max(offset, starts[p]) for p, offset in begin.items()}
-        yield from read(self._servers, name, count, start=live, until=ends)
+        yield from read(self._servers, name, count, start=live, until=ends, raw=raw)
 
     def _archived(self, kind: str, partition: int, start: int, end: int) -> Iterator[Record]:
-        while start < end:
-            holder = max(self._archives, key=lambda one: one.covered(kind, partition, start))
-            for found in holder.ranges(kind, partition):
-                if found.next <= start or found.first > start:
-                    continue
-                for record in holder.records(found):
-                    opened = open_record(record) if start <= record.offset < end and not is_erased(record) else None
-                    if opened is not None:
-                        yield opened
-                start = found.next
-                if start >= end:
-                    return
+        ranges = [(found, one) for one in self._archives for found in one.ranges(kind, partition)]
+        for found, holder in sorted(ranges, key=lambda each: (each[0].first, -each[0].next)):
+            if found.next <= start or found.first >= end:
+                continue  # read before, from another archive or range
+            for record in holder.records(found):
+                if start <= record.offset < end and not is_erased(record):
+                    yield record
+            start = found.next

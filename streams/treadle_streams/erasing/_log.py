@@ -15,6 +15,8 @@ from treadle_schemas.moments import to_micros
 from treadle_schemas.sealing import is_sealed, key_id_of
 from treadle_schemas.topics import group, topic
 
+from treadle_streams import workspaces
+from treadle_streams.archive.history import History
 from treadle_streams.erasing._offsets import Places
 from treadle_streams.join import decode
 from treadle_streams.join.episode_state import decode_episode
@@ -43,13 +45,15 @@ class Finding:
 def find(servers: str, workspace: str, subjects: Collection[str], known: Finding, keys: Collection[str] = ()) -> int:
     """Read on where `known` ends, up to the present ends; how many episodes of the subjects, or sealed with `keys`, came to it."""
     before, admin = len(known.episodes), Admin(servers)
+    history = History(servers, workspaces.get(servers, workspace))
     partitions = admin.partitions()
     for kind in ("interactions", "graded"):
         name = topic(workspace, kind)
         start = known.ends.get(name)
         places = [(name, number) for number in range(partitions[name])]
         until = {number: offset for (_, number), offset in admin.stable_offsets(places).items()}
-        for record in read(servers, name, partitions[name], start=start, until=until, raw=True):
+        # what was archived is looked through too, also where Kafka has it no more
+        for record in history.read(kind, start=start, until=until, raw=True, gaps=True):
             found = recorded_of(record, subjects, keys)
             if found is not None:
                 known.episodes.add(found.episode_id)
