@@ -51,20 +51,29 @@ def _erase(archive: Archive, request: ErasureRequest) -> Iterator[StoreReport]:
     with alone(archive.store, archive.top):
         left = [] if request.dry_run else _swept(archive)
         origins = _origins(archive, episodes)
-        count = size = files = 0
+        planned = 0
         for found in list(archive.every()):
             keys = episodes if found.kind not in ("outcomes", "dead-letter") else episodes | ids
             records = list(archive.records(found))
             gone = [r.offset for r in records if _goes(r, found, keys, origins)]
             if not gone:
                 continue
-            count, size, files = count + len(gone), size + found.size, files + 1
+            planned += len(gone)
             if not request.dry_run:
                 _rewrite(archive, found, records, set(gone), request)
-    if count or left:
+        # from the manifests, so that it says the same when it is called again
+        done = [(r, sum(e.records for e in r.erased if e.erased_at == request.erased_at)) for r in archive.every()]
+    done = [(found, count) for found, count in done if count]
+    if planned or done or left:
         remains = tuple(f"{name}: no manifest names it yet; erase again in an hour" for name in left)
-        notes = (f"{files:,} files written again",) if files and not request.dry_run else ()
-        yield StoreReport(store="archive", place=place, rows=count, bytes=size, remains=remains, notes=notes)
+        yield StoreReport(
+            store="archive",
+            place=place,
+            rows=planned if request.dry_run else sum(count for _, count in done),
+            bytes=sum(found.size for found, _ in done),
+            remains=remains,
+            notes=(f"{len(done):,} files written again",) if done else (),
+        )
 
 
 def _rewrite(
