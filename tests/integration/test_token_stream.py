@@ -334,6 +334,25 @@ def test_every_example_is_read_once_an_epoch_whoever_reads(
     assert sorted(for_all) == list(range(len(columns)))
 
 
+@pytest.mark.parametrize("mode", [{}, {"packed": 64}], ids=["padded", "packed"])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_ranks_that_read_together_read_what_one_reader_reads(
+    columns: Columns, mode: dict[str, Any], ranks: int
+) -> None:
+    whole = reader(columns, batch=2 * ranks, **mode)
+    streams = [reader(columns, batch=2, rank=rank, ranks=ranks, together=True, **mode) for rank in range(ranks)]
+    assert {len(stream) for stream in streams} == {len(whole)}
+    for _ in range(2):  # epochs
+        batches = [list(stream) for stream in streams]
+        for n, batch in enumerate(whole):
+            parts = [found[n] for found in batches if (found[n].tensors["labels"] != IGNORED).any()]
+            assert sorted(e for part in parts for e in part.examples) == sorted(batch.examples)
+            trained = [int((one.tensors["labels"] != IGNORED).sum()) for one in (batch, *parts)]
+            assert trained[0] == sum(trained[1:])
+            assert {len(found) for found in batches} == {len(whole)}
+    assert all(stream.state_dict() == whole.state_dict() for stream in streams)
+
+
 @pytest.mark.parametrize("ranks", [2, 3, 7])
 def test_every_rank_has_equally_many_batches_where_the_last_is_dropped(columns: Columns, ranks: int) -> None:
     streams = [reader(columns, rank=rank, ranks=ranks, last="drop") for rank in range(ranks)]

@@ -16,6 +16,7 @@ TreadleError (treadle_schemas.errors)
     ├── ColumnsDamaged           a file of token columns is not what was written; they can be made again
     ├── TemplateRefused          a chat template in which the response cannot be told from the rest
     ├── FolderRefused            what an external trainer left is no model folder, or holds code
+    ├── LaunchRefused            this machine cannot train in that many processes, or in that way
     ├── EvaluationFailed         an evaluator gave no usable scores
     ├── DeployFailed             a server does not load a release, or the release does not answer there
     └── JobFailed                a training or evaluation process ended badly; `log` names its log
@@ -43,6 +44,7 @@ __all__ = [
     "JobFailed",
     "JobStopped",
     "JobTimedOut",
+    "LaunchRefused",
     "NoChampion",
     "NoPredecessor",
     "RegistryError",
@@ -137,6 +139,10 @@ class FolderRefused(TrainerError):
     def __init__(self, folder: Path, problems: Iterable[str]) -> None:
         super().__init__(f"{folder}: is no model folder to go on with: {'; '.join(problems)}")
         self.folder = folder
+
+
+class LaunchRefused(TrainerError):
+    """This machine cannot train in that many processes, or in that way."""
 
 
 class EvaluationFailed(TrainerError):

@@ -16,6 +16,7 @@ from treadle_schemas.ids import check_slot, check_workspace
 
 from treadle_trainer._files import write_atomically
 from treadle_trainer.backends import Backend
+from treadle_trainer.launch import Launch
 
 __all__ = ["CanaryPolicy", "GatePolicy", "GuardMetric", "GuardPolicy", "TrainingPolicy", "policy_path"]
 
@@ -121,6 +122,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """dpo, reward: least difference of rewards in a pair."""
     cap: int | None = 16
     """dpo, reward: at most so many pairs of a task. None: all."""
+    launch: Launch | None = None
+    """Several processes of this machine: `{"processes": N, "strategy": "ddp"}`. None: one."""
     rows: Literal["rewarded", "all"] = "rewarded"
     """Which train rows to imitate: those with a reward above zero, or all, where the corpus's filter has chosen already."""
     newest_rows: int | None = None
@@ -207,6 +210,16 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise SettingError(f"policy {name}={value!r}: expected {wanted}")
         if self.backend is not None:
             self.backend.checked(self.method)
+            if self.launch is not None:
+                raise SettingError(
+                    "policy launch: is for training here; with a backend its command starts the processes"
+                )
+        if self.launch is not None:
+            self.launch.checked()
+            if self.launch.strategy == "fsdp" and self.lora_rank is not None:
+                raise SettingError(
+                    "policy lora_rank: an adapter is merged by one process, and with fsdp none has the whole model"
+                )
         return self
 
     @property
@@ -215,8 +228,9 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         shaping = msgspec.to_builtins(self)
         for name in ("guard", "canary", "promotion", "min_new_rows", "corpus", "timeout_s", "save_steps"):
             del shaping[name]
-        if self.backend is None:
-            del shaping["backend"]
+        for name in ("backend", "launch"):
+            if shaping[name] is None:
+                del shaping[name]
         return content_hash(shaping)
 
     def changed(self, settings: dict[str, Any]) -> TrainingPolicy:
@@ -261,6 +275,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 _OPTIONAL: Mapping[str, dict[str, Any]] = {
     "guard": msgspec.to_builtins(GuardPolicy()),
     "backend": {"command": ""},
+    "launch": {},
 }
 """What a part that may be null begins with, when one of its settings is written."""
 

@@ -348,6 +348,7 @@ def train_spec(policy: TrainingPolicy, base: Path, corpus: Corpus, work: Path, o
         clip=policy.clip,
         margin=policy.margin,
         cap=policy.cap,
+        launch=policy.launch,
         steps=policy.steps,
         lr=policy.lr,
         batch=policy.batch,

@@ -8,15 +8,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from treadle_corpus import Corpus, CorpusRef
@@ -27,16 +22,15 @@ from treadle_schemas import SettingError
 from treadle_trainer.backends._folder import check_folder
 from treadle_trainer.backends._settings import VIEW_OF, Backend, fill_command, fill_text
 from treadle_trainer.data import newest, only_train
-from treadle_trainer.errors import BackendFailed, DataRefused, JobStopped
-from treadle_trainer.jobs._leftovers import die_with_parent, nothing_left_behind
+from treadle_trainer.errors import DataRefused
+from treadle_trainer.jobs._command import run_command
 
 if TYPE_CHECKING:
     from treadle_trainer.jobs._spec import TrainSpec
 
-__all__ = ["run_command", "train_outside"]
+__all__ = ["train_outside"]
 
 LOG: Final = "backend.log"
-TAIL_CHARS: Final = 600
 
 
 def train_outside(spec: TrainSpec, backend: Backend, progress: Callable[..., None]) -> dict[str, Any]:
@@ -77,31 +71,6 @@ def _made(spec: TrainSpec, backend: Backend, rows: Path, out: Path, progress: Ca
     return {"form": backend.form, "command": shlex.join(command), "backend_seconds": seconds, **made}
 
 
-def run_command(command: list[str], work: Path, log: Path) -> None:
-    """Run a command to its end in the present process group; nothing that it started outlives it.
-
-    Raises BackendFailed with its last words, JobStopped where SIGTERM came meanwhile.
-    """
-    with log.open("wb") as file, _asked_to_end() as asked, nothing_left_behind():
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=work,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent,
-            )
-        except OSError as err:
-            raise BackendFailed(f"{command[0]}: cannot be started: {err.strerror}", log) from None
-        code = process.wait()
-    if asked():
-        raise JobStopped(f"stopped while {command[0]} ran", log)
-    if code:
-        how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
-        raise BackendFailed(f"{shlex.join(command)}: {how}; its last words in {log}: {_tail(log) or 'none'}", log)
-
-
 def _write_rows(spec: TrainSpec, backend: Backend, path: Path) -> dict[str, Any]:
     view = VIEW_OF[spec.method]
     with Corpus.open(CorpusRef(Path(spec.corpus), spec.version)) as corpus:
@@ -132,25 +101,3 @@ def _write_config(template: Path, work: Path, values: dict[str, object]) -> Path
     values["config"] = copy
     copy.write_text(fill_text(text, values))
     return copy
-
-
-@contextmanager
-def _asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Turns true at SIGTERM, which goes to the whole group: the command ends by it, and this process waits for that."""
-    asked = False
-
-    def note(_: int, __: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _tail(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_CHARS))
-        return file.read().decode(errors="replace").strip()

@@ -56,6 +56,8 @@ REFUSED = 3
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A config file for it, with places in braces to fill.",
 )
+@click.option("--processes", type=click.IntRange(1), help="Train in so many processes of this machine.")
+@click.option("--strategy", type=click.Choice(["ddp", "fsdp"]), help="How: copies of the model, or shards of it.")
 @click.option("--register", is_flag=True, help="Register the model as a release.")
 @click.option(
     "--gate",
@@ -89,6 +91,8 @@ def train(
     backend_command: str | None,
     backend_form: str | None,
     backend_config: Path | None,
+    processes: int | None,
+    strategy: str | None,
     **overrides: Any,
 ) -> int:
     """Train on the train side of a corpus version.
@@ -110,12 +114,14 @@ def train(
     workspace = workspace or corpus.manifest.workspace
     given = {name: value for name, value in overrides.items() if value is not None}
     stored = TrainingPolicy.load(registry_root(settings), workspace, slot) or TrainingPolicy()
-    backend = {
+    parts = {
+        "launch.processes": processes,
+        "launch.strategy": strategy,
         "backend.command": backend_command,
         "backend.form": backend_form,
         "backend.config": str(backend_config.absolute()) if backend_config is not None else None,
     }
-    given |= {name: value for name, value in backend.items() if value is not None}
+    given |= {name: value for name, value in parts.items() if value is not None}
     policy = stored.changed({**given, "method": method})
     if policy.backend is None:
         check_method(method, speaks=register or evaluate)

@@ -72,6 +72,7 @@ class TokenStream:
         seed: int,
         rank: int = 0,
         ranks: int = 1,
+        together: bool = False,
         worker: int = 0,
         workers: int = 1,
         packed: int | None = None,
@@ -87,7 +88,10 @@ class TokenStream:
         """Read `columns` with the tokenizer of `identity`.
 
         `batch` counts examples, of like length where a window of the order has such, or with `packed` rows of so many tokens, into which
-        sequences are put one behind the other. `last`:
+        sequences are put one behind the other. Ranks read shares of the order of their own, or `together` the same batches of
+        `batch` times `ranks`, of which each takes its part: that is the order of one reader with a batch so large, with equally many
+        batches for each, and a position that holds for any rank. Where the last batch has fewer examples than ranks, a rank without
+        gets one with every label ignored. `last`:
         a short last batch is given, or dropped, so that every rank has equally many (padded only). Widths are rounded up to a
         `multiple`. `prefetch` batches are made ahead (0: no thread); `pin`: in pinned memory, by default where CUDA is. With a CUDA
         `device` batches are on it, or on their way to it, when they are given: the thread starts the copies.
@@ -102,7 +106,11 @@ class TokenStream:
         self._columns = columns
         self._batch = batch
         self._seed = seed
-        self._shard = Shard(rank, ranks, worker, workers)
+        self._shard = Shard(0, 1, worker, workers) if together else Shard(rank, ranks, worker, workers)
+        self._part = (rank, ranks) if together else (0, 1)
+        if together:
+            Shard(rank, ranks)  # raises ValueError for a rank beyond them
+            self._batch = batch * ranks
         self._packed = packed
         self._last = last
         self._pad_id = pad_id
@@ -189,8 +197,15 @@ class TokenStream:
         self.epoch, self._given = self.epoch + 1, 0
 
     def _made(self, start: int) -> Iterator[Batch]:
-        for bins in islice(self._plan(), start, None):
+        rank, ranks = self._part
+        for whole in islice(self._plan(), start, None):
+            bins = whole[rank::ranks]
+            idle = len(bins) == 0
+            if idle:
+                bins = whole[:1]
             made = self._padded(bins) if isinstance(bins, np.ndarray) else self._filled(bins)
+            if idle:
+                made.tensors["labels"].fill_(IGNORED)
             yield made if self._copies is None else _sent(made, self._copies)
 
     def _plan(self) -> Iterator[Any]:

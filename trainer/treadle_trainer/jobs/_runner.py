@@ -25,10 +25,12 @@ from treadle_trainer.errors import (
     JobFailed,
     JobStopped,
     JobTimedOut,
+    LaunchRefused,
     StateRefused,
     TemplateRefused,
     TokenizerMismatch,
 )
+from treadle_trainer.jobs._lines import new_lines
 from treadle_trainer.jobs._spec import JobSpec
 
 __all__ = ["JobRunner", "has_cuda"]
@@ -40,8 +42,7 @@ LOG_TAIL_CHARS = 600
 
 _REFUSALS: dict[str, type[TreadleError]] = {
     **{error.__name__: DataRefused for error in (DataRefused, StateRefused, TokenizerMismatch)},
-    TemplateRefused.__name__: TemplateRefused,
-    SettingError.__name__: SettingError,
+    **{error.__name__: error for error in (TemplateRefused, LaunchRefused, SettingError)},
 }
 """What was asked of the job makes no sense: no fault of the process."""
 
@@ -89,8 +90,8 @@ class JobRunner:
     ) -> dict[str, Any]:
         """Do one job and return its result. Files of an earlier run of that name are removed, but for what `spec` names.
 
-        Raises DataRefused, TemplateRefused, SettingError and BackendFailed as the job did, JobFailed (its own words, its log),
-        JobTimedOut after `timeout_s`, JobStopped when `should_stop` says so.
+        Raises DataRefused, TemplateRefused, SettingError, LaunchRefused and BackendFailed as the job did, JobFailed (its own words, its
+        log), JobTimedOut after `timeout_s`, JobStopped when `should_stop` says so.
         """
         folder = self.prepare(name)
         for old in ("result.json", "progress.jsonl", "log.txt"):
@@ -258,16 +259,10 @@ def _result(folder: Path, code: int) -> dict[str, Any]:
 
 def _tail(path: Path, seen: int, on_progress: OnProgress) -> int:
     """Report the whole lines beyond byte `seen`. Returns where to go on."""
-    try:
-        with path.open("rb") as file:
-            file.seek(seen)
-            data = file.read()
-    except FileNotFoundError:
-        return seen
-    whole = data[: data.rfind(b"\n") + 1]
-    for line in whole.splitlines():
-        on_progress(json.loads(line))
-    return seen + len(whole)
+    seen, lines = new_lines(path, seen)
+    for line in lines:
+        on_progress(line)
+    return seen
 
 
 def _ignore(_: dict[str, Any]) -> None:

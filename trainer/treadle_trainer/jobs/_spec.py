@@ -8,6 +8,7 @@ import msgspec
 from treadle_schemas import Split, content_hash
 
 from treadle_trainer.backends import Backend
+from treadle_trainer.launch import Launch
 
 __all__ = ["EnvironmentSpec", "JobSpec", "LikelihoodSpec", "ScorecardSpec", "TrainSpec"]
 
@@ -43,6 +44,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     cap: int | None = 16
     backend: Backend | None = None
     """None: TRL, in this process."""
+    launch: Launch | None = None
+    """None: one process."""
 
     @property
     def fingerprint(self) -> str:
@@ -50,8 +53,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
         shaping = msgspec.to_builtins(self)
         for name in ("out", "work", "save_steps"):
             del shaping[name]
-        if self.backend is None:
-            del shaping["backend"]
+        for name in ("backend", "launch"):
+            if shaping[name] is None:
+                del shaping[name]
         return content_hash(shaping)
 
 

@@ -47,6 +47,11 @@ def train(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
         from treadle_trainer.backends._run import train_outside
 
         return train_outside(spec, spec.backend, progress)
+    if spec.launch is not None and spec.launch.processes > 1:
+        from treadle_trainer.launch._run import inside, train_together
+
+        if not inside():
+            return train_together(spec, spec.launch, progress)
     module, name = METHODS[check_method(spec.method)].split(":")
     method: Callable[..., dict[str, Any]] = getattr(import_module(f"{__name__}.{module}"), name)
     return method(spec, progress)

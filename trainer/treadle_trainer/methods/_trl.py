@@ -25,6 +25,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from treadle_trainer.data.stream import Batch, TokenStream
 from treadle_trainer.errors import JobStopped
 from treadle_trainer.jobs._spec import TrainSpec
+from treadle_trainer.launch import Launch
+from treadle_trainer.launch._ranks import any_of_them, first_says, is_first, place, wait_for_all
 from treadle_trainer.methods._checkpoints import last_valid, seal
 from treadle_trainer.methods._columns import columns_of, counts_of
 
@@ -82,13 +84,15 @@ def data_of(spec: TrainSpec, progress: Callable[..., None]) -> Data:
     progress(stage="tokenised", reused=columns.meta.reused, **counts)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    rank, ranks = place()
     stream = TokenStream(
         columns,
         columns.meta.identity,
         batch=spec.batch,
         seed=spec.seed,
-        rank=int(os.environ.get("RANK", "0")),
-        ranks=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank,
+        ranks=ranks,
+        together=True,
         packed=spec.max_length if spec.packed else None,
         pad_id=int(tokenizer.pad_token_id or 0),
         device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None,
@@ -111,7 +115,7 @@ def training_settings(kind: Any, spec: TrainSpec, parameters: int, **more: Any) 
         gradient_accumulation_steps=spec.accumulate,
         use_cpu=not cuda,
         bf16=bf16,
-        gradient_checkpointing=bf16,
+        **(spec.launch or Launch()).arguments(cuda=cuda, checkpointing=bf16),
         dataloader_num_workers=0,
         dataloader_pin_memory=False,  # batches come from the reader, pinned where that helps
         remove_unused_columns=False,
@@ -179,9 +183,16 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
     """
     if data.stream is not None and form is not None:
         trainer.feed = Feed(data.stream, form)
+    if trainer.args.device.type == "cpu":
+        # accelerate numbers the CPUs of ranks, and torch loads no optimiser to a "cpu:0"
+        vars(trainer.args)["_setup_devices"] = torch.device("cpu")
     trainer.add_callback(_Report(progress))
-    found = last_valid(
-        _checkpoints(spec), spec.fingerprint, lambda name, why: progress(stage="skipped", checkpoint=name, reason=why)
+    found = first_says(
+        lambda: last_valid(
+            _checkpoints(spec),
+            spec.fingerprint,
+            lambda name, why: progress(stage="skipped", checkpoint=name, reason=why),
+        )
     )
     if found is not None:
         if data.stream is not None:
@@ -190,10 +201,12 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
     with _asked_to_end() as asked:
         trainer.add_callback(_Keeper(spec, data.stream, asked))
         trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
-        if asked() and trainer.state.global_step < spec.steps:
+        if any_of_them(asked(), trainer.args.device) and trainer.state.global_step < spec.steps:
             raise JobStopped(f"stopped after step {trainer.state.global_step} of {spec.steps}; its checkpoint is kept")
     save(trainer, data.tokenizer, Path(spec.out))
-    shutil.rmtree(_checkpoints(spec), ignore_errors=True)
+    wait_for_all()
+    if is_first():
+        shutil.rmtree(_checkpoints(spec), ignore_errors=True)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         **data.counts,
@@ -208,12 +221,17 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
 
 
 def save(trainer: Any, tokenizer: Any, out: Path) -> None:
-    """Write model and tokenizer as a folder that loads like any other. An adapter is merged into the weights."""
+    """Write model and tokenizer as a folder that loads like any other. An adapter is merged into the weights.
+
+    Every rank takes part, and the first one writes.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if isinstance(model, PeftModel):
-        model.merge_and_unload().save_pretrained(out)
-    else:
+    if not isinstance(model, PeftModel):
         trainer.save_model(str(out))
+    elif is_first():
+        model.merge_and_unload().save_pretrained(out)
+    if not is_first():
+        return
     tokenizer.save_pretrained(out)
     (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, which no release should carry
 
@@ -234,15 +252,17 @@ class _Keeper(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self._spec, self._stream, self._asked = spec, stream, asked
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if self._asked():
+        if any_of_them(self._asked(), args.device):
             control.should_save = control.should_training_stop = True
         elif state.global_step >= self._spec.steps:
             control.should_save = False  # the end is saved as a model
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        wait_for_all()  # each rank writes its random state
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        seal(folder, self._spec.fingerprint, {} if self._stream is None else self._stream.state_dict())
+        if is_first():
+            seal(folder, self._spec.fingerprint, {} if self._stream is None else self._stream.state_dict())
 
 
 @contextmanager
