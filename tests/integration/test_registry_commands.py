@@ -179,3 +179,32 @@ def test_canary_control_pin_export_and_gc_by_hand(model: Path, home: Path, tmp_p
     assert data("release", "reject", "shop/main/r1", "--reason", "slow")["event"] == "withdrawn"
     assert data("release", "control", "--off", "-w", "shop", "--reason", "enough")["event"] == "controlled"
     assert treadle("release", "gc", "shop", "--budget", "lots").exit_code == 2
+
+
+def test_calibration_sets_what_was_expected_beside_what_came(model: Path, home: Path, tmp_path: Path) -> None:
+    treadle("release", "register", "shop", model, "--promote")
+    assert "no canary was judged" in treadle("eval", "calibration", "shop").stderr
+    registry = Registry(home / "registry", "shop")
+    for offline, live, decision in ((0.1, 0.08, "promote"), (0.05, -0.2, "withdraw")):
+        canary, champion = registry.register(model), registry.champion
+        gate = {"gate": {"effect": offline, "low": offline - 0.04, "high": offline + 0.04, "decision": "canary"}}
+        registry.admit(
+            canary, share=0.1, expect=champion, reason="try", evidence=gate | {"evaluation": {"kind": "logged"}}
+        )
+        effect = {"effect": live, "low": live - 0.05, "high": live + 0.05, "n": 100, "alpha": 0.05}
+        evidence = {"live": {"decision": decision, "effect": effect, "canary_units": 100, "champion": str(champion)}}
+        if decision == "promote":
+            registry.promote(canary, expect=champion, actor="guard", reason="better", evidence=evidence)
+        else:
+            registry.withdraw("worse", quarantine=True, actor="guard", evidence=evidence)
+    found = data("eval", "calibration", "shop", "--html", tmp_path / "page.html")
+    assert [(p["offline"], p["live"], p["decision"], p["kind"]) for p in found] == [
+        (0.1, 0.08, "promote", "logged"),
+        (0.05, -0.2, "withdraw", "logged"),
+    ]
+    assert "same sign offline and live: 1 of 2" in treadle("eval", "calibration", "shop").stdout
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<circle") == 2
+    assert 'class="withdraw"' in page
+    missing = treadle("eval", "live", "shop")
+    assert (missing.exit_code, "treadle guard" in missing.stderr) == (2, True)

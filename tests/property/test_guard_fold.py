@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -38,7 +39,11 @@ _RECORD = st.tuples(
     st.integers(0, 3_000),  # time since the record before
     st.one_of(
         st.none(),
-        st.tuples(st.integers(0, 20), st.sampled_from([None, 0.0, 1.0]), st.sampled_from(["w/main/r1", "w/main/r2"])),
+        st.tuples(
+            st.integers(0, 20),
+            st.sampled_from([None, 0.0, 1.0]),
+            st.sampled_from(["w/main/r0", "w/main/r1", "w/main/r2"]),
+        ),
     ),
 )
 
@@ -64,6 +69,8 @@ def test_saving_and_restoring_anywhere_changes_nothing(records: list, cut: int) 
     log = _log(records)
     straight = GuardState("main", POLICY, None)
     broken = GuardState("main", POLICY, None)
+    for one in (straight, broken):
+        one.serve("w/main/r1", canary=("w/main/r2", 3, 0), control=("w/main/r0", 0))
     for n, (partition, at, progress) in enumerate(log):
         straight.observe(partition, at, progress)
         if n == cut:
@@ -72,6 +79,8 @@ def test_saving_and_restoring_anywhere_changes_nothing(records: list, cut: int) 
             broken = restored
         broken.observe(partition, at, progress)
     assert broken.save() == straight.save()
+    assert broken.verdict() == straight.verdict()
+    assert broken.report() == straight.report()
     assert broken.judge("w/main/r2", "w/main/r1") == straight.judge("w/main/r2", "w/main/r1")
 
 
@@ -93,12 +102,16 @@ def test_no_row_enters_twice(records: list) -> None:  # type: ignore[type-arg]
 @settings(max_examples=100)
 @given(st.floats(-0.5, 0.99), st.lists(st.floats(0, 1), max_size=60))
 def test_the_capital_is_what_the_formula_says(floor: float, values: list[float]) -> None:
-    test, capital = EProcess(floor=floor, alpha=0.01), [1.0] * len(BETS)
+    test, factors = EProcess(floor=floor, alpha=0.01), []
     for x in values:
         test = test.add(x)
-        if floor > 0:
-            capital = [k * (1 + b / (1 - floor) * (floor - x)) for k, b in zip(capital, BETS, strict=True)]
-    assert test.evidence == pytest.approx(sum(capital) / len(capital), rel=1e-6)
+        factors.append([1 + b / (1 - floor) * (floor - x) if floor > 0 else 1.0 for b in BETS])
+    cash = [math.log(2) / math.log(k + 2) for k in range(len(values) + 1)]
+    worth = cash[-1]
+    for k in range(len(values)):  # what begins after row k, under each bet
+        put_in = cash[k] - cash[k + 1]
+        worth += put_in * sum(math.prod(f[b] for f in factors[k:]) for b in range(len(BETS))) / len(BETS)
+    assert test.evidence == pytest.approx(worth, rel=1e-6)
 
 
 def _alarms(live: float, floor: float, rows: int, runs: int) -> tuple[float, float]:
@@ -123,6 +136,17 @@ def test_a_collapse_is_found_within_few_rows() -> None:
     share, median = _alarms(0.2, 0.55, 200, 60)
     assert share == 1.0
     assert median <= 20
+
+
+def test_a_champion_that_falls_after_a_long_good_time_is_found_as_well() -> None:
+    test = EProcess(floor=0.55, alpha=0.005)
+    for n in range(1000):
+        test = test.add(float(n % 4 != 0))
+    assert test.alarmed_after is None
+    for _ in range(60):
+        test = test.add(0.0)
+    assert test.alarmed_after is not None
+    assert test.alarmed_after < 1050
 
 
 def test_bursts_of_wins_and_losses_keep_the_bound() -> None:

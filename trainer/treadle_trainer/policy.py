@@ -18,7 +18,7 @@ from treadle_trainer._files import write_atomically
 from treadle_trainer.backends import Backend
 from treadle_trainer.launch import Launch
 
-__all__ = ["CanaryPolicy", "GatePolicy", "GuardMetric", "GuardPolicy", "TrainingPolicy", "policy_path"]
+__all__ = ["CanaryPolicy", "FastMetric", "GatePolicy", "GuardMetric", "GuardPolicy", "TrainingPolicy", "policy_path"]
 
 
 class GuardMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,6 +70,18 @@ class CanaryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Episodes of it after which, undecided, it is withdrawn."""
 
 
+class FastMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that an interaction tells at once, of which less is better, scaled so that 0 is none and 1 is `high` or more."""
+
+    tolerance: float = 0.05
+    """How much worse it may be, after scaling."""
+    high: float = 1.0
+    """Value that counts as 1: seconds of `latency_s`, US dollars of `cost`. `error` and `invalid_calls` are 0 or 1 by themselves."""
+
+
+FAST_METRICS = ("error", "invalid_calls", "latency_s", "cost")
+
+
 class GuardPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the live champion is watched on `.progress`."""
 
@@ -89,6 +101,10 @@ class GuardPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Value of the metric that counts as 0."""
     high: float = 1.0
     """Value of the metric that counts as 1."""
+    fast: dict[str, FastMetric] = msgspec.field(
+        default_factory=lambda: {"error": FastMetric(), "invalid_calls": FastMetric()}
+    )
+    """What is watched from the moment an interaction is there: `error`, `invalid_calls`, `latency_s`, `cost`."""
 
 
 class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,6 +213,9 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 (0 < guard.alpha < 0.5, "guard.alpha", guard.alpha, "between 0 and 0.5"),
                 (guard.age_s >= 0, "guard.age_s", guard.age_s, "at least 0"),
                 (guard.low < guard.high, "guard.low", guard.low, "below guard.high"),
+                (-1 < guard.tolerance < 1, "guard.tolerance", guard.tolerance, "between -1 and 1"),
+                (set(guard.fast) <= set(FAST_METRICS), "guard.fast", sorted(guard.fast), f"among {FAST_METRICS}"),
+                (all(m.high > 0 for m in guard.fast.values()), "guard.fast", sorted(guard.fast), "with high above 0"),
                 (guard.min_baseline >= 1, "guard.min_baseline", guard.min_baseline, "at least 1"),
                 (
                     guard.min_baseline <= guard.baseline_rows,

@@ -1,4 +1,4 @@
-"""The guard as a process: follows `.progress`, asks the fold about each champion, and rolls back.
+"""The guard as a process: follows `.progress`, asks the fold about champion and canary, and rolls back, promotes or withdraws.
 
 Its position and the fold are saved together, so a restart goes on where it was; a rollback that was done before a crash is not done
 twice, since it is a compare-and-set on the release that the evidence is about.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from treadle.errors import LogError
@@ -18,14 +19,16 @@ from treadle.log import Admin, Partition, Record, TailReader
 from treadle_schemas import ContractError, Progress, TreadleError, WorkspaceSettings, content_hash
 from treadle_schemas.codec import PROGRESS, decode, to_json
 from treadle_schemas.ids import ReleaseId
+from treadle_schemas.moments import to_micros
 from treadle_schemas.topics import topic
 
 from treadle_trainer._files import write_atomically
 from treadle_trainer._workspace import workspace_settings
-from treadle_trainer.errors import AliasMoved
+from treadle_trainer.errors import AliasMoved, ReleaseMissing, ReleaseRefused
 from treadle_trainer.guard._state import Alarm, GuardState
-from treadle_trainer.policy import GuardPolicy, TrainingPolicy
-from treadle_trainer.registry import Outbox, Registry, slots
+from treadle_trainer.guard._trial import LiveVerdict
+from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.registry import Aliases, Outbox, Registry, slots
 
 __all__ = ["GuardService"]
 
@@ -36,6 +39,8 @@ SAVE_EVERY_S = 5.0
 LOOK_EVERY_S = 2.0
 """How often policies are read anew and new workspaces looked for."""
 RETRY_S = 1.0
+FOLD = 2
+"""Raised when the fold changes: a state saved by another one is folded anew from the log."""
 
 
 class GuardService:
@@ -82,7 +87,7 @@ class GuardService:
         if time.monotonic() - self._looked < LOOK_EVERY_S:
             return
         self._looked = time.monotonic()
-        wanted: dict[str, dict[str, GuardPolicy]] = {}
+        wanted: dict[str, dict[str, TrainingPolicy]] = {}
         for workspace, slot in slots(self._root, self._workspace):
             try:
                 policy = TrainingPolicy.load(self._root, workspace, slot)
@@ -90,10 +95,10 @@ class GuardService:
                 self._trouble(f"{workspace}/{slot}", err)
                 continue
             if policy is not None and policy.guard is not None:
-                wanted.setdefault(workspace, {})[slot] = policy.guard
+                wanted.setdefault(workspace, {})[slot] = policy
         for workspace, policies in wanted.items():
             known = self._watches.get(workspace)
-            if known is not None and known.policies == policies:
+            if known is not None and known.watched == _watched(policies):
                 continue
             if known is not None:
                 self._watches.pop(workspace).close()
@@ -119,9 +124,10 @@ class _Saved(msgspec.Struct):
 class _Watch:
     """One workspace."""
 
-    def __init__(self, root: Path, servers: str, workspace: str, policies: dict[str, GuardPolicy]) -> None:
+    def __init__(self, root: Path, servers: str, workspace: str, policies: dict[str, TrainingPolicy]) -> None:
         self.workspace = workspace
         self.policies = policies
+        self.watched = _watched(policies)
         self._path = root / workspace / "guard.json"
         self._registries = {slot: Registry(root, workspace, slot) for slot in policies}
         self._outboxes = {slot: Outbox(registry, servers) for slot, registry in self._registries.items()}
@@ -129,7 +135,8 @@ class _Watch:
         settings = workspace_settings(servers, workspace)
         self._fingerprint = content_hash(
             [
-                {slot: to_json(policy) for slot, policy in policies.items()},
+                self.watched,
+                FOLD,
                 to_json(settings)["metrics"],
                 settings.created_at,
             ]
@@ -145,6 +152,7 @@ class _Watch:
         else:
             start = {p: low for p, (low, _) in positions.items()}
         self._reader = TailReader(servers, {(self._topic, p): offset for p, offset in start.items()})
+        self._served: dict[str, Aliases] = {}
         self._caught_up = False
         self._saved = time.monotonic()
         self._dirty = False
@@ -152,12 +160,14 @@ class _Watch:
 
     def tick(self, timeout_s: float) -> None:
         """Read what is there, fold it, judge the champions, publish, now and then save."""
+        for slot, registry in self._registries.items():
+            self._serve(slot, registry)
         for record in self._reader.poll(timeout_s):
             self._observe(record)
             self._dirty = True
         self._caught_up = self._caught_up or len(self._reader.at_end) == len(self._reader.positions)
-        if self._caught_up:  # half a history would make a floor of too few rows
-            for slot, registry in self._registries.items():
+        for slot, registry in self._registries.items():
+            if self._caught_up:  # half a history would make a floor of too few rows
                 self._judge(slot, registry)
         for slot in self._registries:
             self._publish(slot)
@@ -182,15 +192,61 @@ class _Watch:
         for state in self._states.values():
             state.observe(record.partition, record.timestamp_ms, progress)
 
-    def _judge(self, slot: str, registry: Registry) -> None:
+    def _serve(self, slot: str, registry: Registry) -> None:
+        """Tell the fold who serves, where that has changed: a trial begins with the admission, whenever it is noticed."""
         aliases = registry.aliases
-        if aliases.champion is None or aliases.predecessor is None:
+        moved = msgspec.structs.replace(aliases, entries=())
+        if self._served.get(slot) == moved:
             return
-        champion, predecessor = registry.id(aliases.champion), registry.id(aliases.predecessor)
-        term = aliases.entries[-1].sequence if aliases.entries else 0
-        alarm = self._states[slot].judge(str(champion), str(predecessor), term)
-        if alarm is not None:
-            self._roll_back(registry, champion, alarm)
+        self._served[slot] = moved
+        canary = control = None
+        if aliases.canary is not None:
+            since = _since_ms(registry, "admitted", registry.id(aliases.canary))
+            canary = (str(registry.id(aliases.canary)), aliases.canary_term, since)
+        if aliases.control is not None:
+            which = registry.id(aliases.control)
+            control = (str(which), _since_ms(registry, "controlled", which))
+        champion = None if aliases.champion is None else str(registry.id(aliases.champion))
+        self._states[slot].serve(champion, canary=canary, control=control)
+        self._dirty = True
+
+    def _judge(self, slot: str, registry: Registry) -> None:
+        aliases, state = registry.aliases, self._states[slot]
+        if aliases.champion is None:
+            return
+        champion = registry.id(aliases.champion)
+        if aliases.predecessor is not None:
+            alarm = state.judge(str(champion), str(registry.id(aliases.predecessor)), aliases.champion_term)
+            if alarm is not None:
+                self._roll_back(registry, champion, alarm)
+                return
+        verdict = state.verdict()
+        if verdict is not None:
+            self._conclude(registry, champion, verdict)
+
+    def _conclude(self, registry: Registry, champion: ReleaseId, verdict: LiveVerdict) -> None:
+        canary, evidence = ReleaseId.parse(verdict.canary), {"live": msgspec.to_builtins(verdict)}
+        try:
+            if verdict.decision == "promote":
+                registry.promote(canary, expect=champion, actor="guard", reason=verdict.reason, evidence=evidence)
+            else:
+                bad = verdict.decision == "withdraw"
+                registry.withdraw(
+                    verdict.reason,
+                    expect=canary,
+                    quarantine=bad,
+                    actor="guard",
+                    evidence=evidence | self._behind(registry, canary),
+                )
+        except (AliasMoved, ReleaseMissing, ReleaseRefused) as err:
+            log.info("%s: not decided: %s", canary, err)
+            return
+        log.warning("%s %s: %s", canary, verdict.decision, verdict.reason)
+
+    def _behind(self, registry: Registry, release: ReleaseId) -> dict[str, Any]:
+        """The corpus version that a release was trained on: flagged, once it is in quarantine."""
+        manifest = registry.manifest(release)
+        return {} if manifest.corpus is None else {"flagged": f"{manifest.corpus}@v{manifest.corpus_version}"}
 
     def _roll_back(self, registry: Registry, champion: ReleaseId, alarm: Alarm) -> None:
         reason = (
@@ -198,7 +254,8 @@ class _Watch:
             f"({alarm.predecessor} had {alarm.baseline:.3f} over {alarm.baseline_rows}), both at {alarm.age_s:g} s of age"
         )
         try:
-            event = registry.rollback(reason, expect=champion, actor="guard", evidence=asdict(alarm))
+            evidence = asdict(alarm) | self._behind(registry, champion)
+            event = registry.rollback(reason, expect=champion, actor="guard", evidence=evidence)
         except AliasMoved as err:
             log.info("%s: no rollback needed: %s", champion, err)
             return
@@ -226,7 +283,9 @@ class _Watch:
 
     def _fresh(self, settings: WorkspaceSettings) -> dict[str, GuardState]:
         return {
-            slot: GuardState(slot, policy, settings.metric(policy.metric)) for slot, policy in self.policies.items()
+            slot: GuardState(slot, policy.guard, settings.metric(policy.guard.metric), policy.canary)
+            for slot, policy in self.policies.items()
+            if policy.guard is not None
         }
 
     def _read_saved(self) -> _Saved | None:
@@ -240,4 +299,21 @@ class _Watch:
         positions = {p: offset for (_, p), offset in self._reader.positions.items()}
         states = {slot: msgspec.Raw(state.save()) for slot, state in self._states.items()}
         write_atomically(self._path, msgspec.json.encode(_Saved(self._fingerprint, positions, states)))
+        for slot, registry in self._registries.items():
+            write_atomically(registry.path / "live.json", msgspec.json.encode(self._states[slot].report()))
         self._saved, self._dirty = time.monotonic(), False
+
+
+def _watched(policies: dict[str, TrainingPolicy]) -> dict[str, Any]:
+    """What of the policies the fold depends on."""
+    return {
+        slot: [msgspec.to_builtins(policy.guard), msgspec.to_builtins(policy.canary)]
+        for slot, policy in policies.items()
+    }
+
+
+def _since_ms(registry: Registry, event: str, release: ReleaseId) -> int:
+    """When a release last began to serve in that way, on the registry's clock."""
+    found = (e.at for e in reversed(registry.events()) if e.event == event and e.release == str(release))
+    at = next(found, None)
+    return 0 if at is None else to_micros(at, "$.at") // 1000

@@ -18,6 +18,8 @@ class Aliases(msgspec.Struct, frozen=True, kw_only=True):
     champion: int | None = None
     history: tuple[int, ...] = ()
     """The champions before, newest last. A promotion pushes, a rollback only pops: it can never toggle between two."""
+    champion_term: int = 0
+    """Sequence number of the move that made it champion: a second term starts without the evidence of the first."""
     canary: int | None = None
     """On trial: it serves `canary_share` of the episodes beside the champion."""
     canary_share: float = 0.0
@@ -43,14 +45,14 @@ class Aliases(msgspec.Struct, frozen=True, kw_only=True):
         """Champion, canary and control, as far as there are any."""
         return tuple(n for n in (self.champion, self.canary, self.control) if n is not None)
 
-    def promoted(self, number: int) -> Aliases:
-        """After `number` became champion. It leaves quarantine; as canary it has arrived."""
+    def promoted(self, number: int, term: int = 0) -> Aliases:
+        """After `number` became champion by the move `term`. It leaves quarantine; as canary it has arrived."""
         history = self.history if self.champion is None else (*self.history, self.champion)
         kept = {n: why for n, why in self.quarantined.items() if n != str(number)}
-        moved = replace(self, champion=number, history=history, quarantined=kept, entries=())
+        moved = replace(self, champion=number, champion_term=term, history=history, quarantined=kept, entries=())
         return moved._without_canary() if self.canary == number else moved
 
-    def rolled_back(self, *, quarantine: str | None) -> Aliases | None:
+    def rolled_back(self, *, quarantine: str | None, term: int = 0) -> Aliases | None:
         """After a rollback to the predecessor, None without one. `quarantine` says why the present champion is never to return."""
         quarantined = dict(self.quarantined)
         if quarantine is not None and self.champion is not None:
@@ -60,7 +62,14 @@ class Aliases(msgspec.Struct, frozen=True, kw_only=True):
             left.pop()
         if not left:
             return None
-        moved = replace(self, champion=left[-1], history=tuple(left[:-1]), quarantined=quarantined, entries=())
+        moved = replace(
+            self,
+            champion=left[-1],
+            champion_term=term,
+            history=tuple(left[:-1]),
+            quarantined=quarantined,
+            entries=(),
+        )
         # a canary that is the new champion, or was made from the bad one, has nothing left to be tried against
         moved = moved._without_canary() if moved.canary == moved.champion else moved
         return moved._without_control() if str(moved.control) in quarantined else moved

@@ -44,7 +44,7 @@ class Registry(Records):
             self._not_quarantined(aliases, release, force)
             if aliases.champion == release.number:
                 raise RegistryError(f"{release} is the champion already")
-            moved = aliases.promoted(release.number)
+            moved = aliases.promoted(release.number, len(events) + int(approval))
             entries = []
             if approval:
                 entries.append(self._event("approved", release, actor, reason, evidence, moved, len(events)))
@@ -72,7 +72,7 @@ class Registry(Records):
                 raise NoChampion(f"{self.workspace}/{self.slot} has no champion to roll back from")
             if expect is not None:
                 self._expect(aliases, expect)
-            moved = aliases.rolled_back(quarantine=reason if quarantine else None)
+            moved = aliases.rolled_back(quarantine=reason if quarantine else None, term=len(events) + int(quarantine))
             if moved is None or moved.champion is None:
                 raise NoPredecessor(f"{self.id(aliases.champion)} has no predecessor that is not quarantined")
             bad, good = self.id(aliases.champion), self.id(moved.champion)
