@@ -237,7 +237,9 @@ def test_the_policy_table_is_the_policy() -> None:
             if field.name in ("gate", "guard", "canary"):
                 continue
             default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-            found[prefix + field.name] = default if isinstance(default, str) else json.dumps(msgspec.to_builtins(default))
+            found[prefix + field.name] = (
+                default if isinstance(default, str) else json.dumps(msgspec.to_builtins(default))
+            )
         return found
 
     wanted = {
