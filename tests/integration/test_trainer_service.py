@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from treadle_schemas.topics import topic
 from treadle_streams import workspaces
 from treadle_trainer.jobs import JobRunner
 from treadle_trainer.policy import GatePolicy, TrainingPolicy
+from treadle_trainer.queue import JobQueue
 from treadle_trainer.registry import Registry
 from treadle_trainer.service import TrainerService
 from treadle_trainer.turn import job_key
@@ -194,6 +196,54 @@ def test_a_version_that_cannot_be_read_is_told_as_failed(world: World, runner: J
     _serve(world, runner)
     assert world.told()[-1].event == "failed"
     assert world.told()[-1].evidence["version"] == 1
+
+
+def test_with_a_manual_trigger_only_a_person_starts_jobs_and_may_cancel_and_resume_them(
+    world: World, runner: JobRunner
+) -> None:
+    policy = POLICY.changed({"trigger": "manual"})
+    policy.save(world.root, world.name, "main")
+    world.first_champion()
+    world.version(world.corpus, 0.9, policy=policy)
+    _serve(world, runner)
+    assert world.decisions() == []
+    queue = JobQueue(world.registry.path)
+    job, _ = queue.submit(str(world.corpus), 1, fingerprint=policy.fingerprint)
+    hold = world.root / world.name / "hold"
+    hold.touch()
+    service = threading.Thread(target=_serve, args=(world, runner))
+    service.start()
+    _until(lambda: list(world.home.glob("jobs/*-evaluate/log.txt")) != [])
+    assert queue.job(job.number).state == "running"
+    queue.cancel(job.number)
+    service.join(30)
+    assert queue.job(job.number).state == "cancelled"
+    assert world.decisions() == []
+
+    hold.unlink()
+    queue.resume(job.number)
+    _serve(world, runner)
+    done = queue.job(job.number)
+    assert (done.state, done.decision, done.release) == ("done", "promoted", f"{world.name}/main/r1")
+    assert world.decisions() == [("promoted", 1)]
+    assert world.told()[-1].evidence["queue"] == job.number
+    assert (world.home / "jobs" / f"{done.key}-evaluate" / "log.txt").exists()
+
+
+def test_on_a_schedule_a_version_waits_until_its_time_has_come(world: World, runner: JobRunner) -> None:
+    policy = POLICY.changed({"trigger": "schedule", "every_s": 3600})
+    policy.save(world.root, world.name, "main")
+    world.first_champion()
+    world.version(world.corpus, 0.9, policy=policy)
+    _serve(world, runner)
+    assert world.decisions() == [("promoted", 1)]
+    world.version(world.corpus, 0.95, policy=policy)
+    _serve(world, runner)
+    assert len(world.decisions()) == 1
+    policy.changed({"every_s": 0.1}).save(world.root, world.name, "main")
+    _serve(world, runner)
+    assert [version for _, version in world.decisions()] == [1, 2]
+    assert [job.state for job in JobQueue(world.registry.path).jobs()] == ["done", "done"]
 
 
 _SERVICE = textwrap.dedent(

@@ -8,6 +8,7 @@ __all__ = ["COMMANDS"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train": ("treadle_trainer.commands.train:train", "Train a model on a corpus version."),
+    "job": ("treadle_trainer.commands.job:job", "Submit, follow, cancel and resume trainings."),
     "release": ("treadle_trainer.commands.release:release", "List, show, register, promote and roll back releases."),
     "eval": ("treadle_trainer.commands.eval:evaluation", "Measure a release on held-out rows, beside another one."),
     "cycle": ("treadle_trainer.commands.cycle:cycle", "Show how long turns take by stage, and what they cost."),

@@ -19,6 +19,8 @@ TreadleError (treadle_schemas.errors)
     ├── LaunchRefused            this machine cannot train in that many processes, or in that way
     ├── EvaluationFailed         an evaluator gave no usable scores
     ├── DeployFailed             a server does not load a release, or the release does not answer there
+    ├── JobMissing               no job of that number
+    ├── JobRefused               a job that is over is not to be cancelled, one that is not is not to be resumed (exit 3)
     └── JobFailed                a training or evaluation process ended badly; `log` names its log
         ├── BackendFailed        ... because the command of an external trainer did
         ├── JobTimedOut          ... because its time was up
@@ -42,6 +44,8 @@ __all__ = [
     "EvaluationFailed",
     "FolderRefused",
     "JobFailed",
+    "JobMissing",
+    "JobRefused",
     "JobStopped",
     "JobTimedOut",
     "LaunchRefused",
@@ -151,6 +155,16 @@ class EvaluationFailed(TrainerError):
 
 class DeployFailed(TrainerError):
     """A server does not load a release, or the release does not answer there. What served before goes on serving."""
+
+
+class JobMissing(TrainerError):
+    """No job of that number in the slot."""
+
+
+class JobRefused(TrainerError):
+    """A job that is over is not to be cancelled, one that is not over is not to be resumed. Nothing was changed."""
+
+    exit_code = 3
 
 
 class JobFailed(TrainerError):

@@ -147,9 +147,13 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seed: int = 1
     """Seed of training, evaluation tasks and sampling, together with the corpus version."""
     base: str | None = None
-    """Model folder to train from. None: the champion."""
+    """Model folder to train from. None: the champion; `previous`: the newest candidate, so that each job goes on from the last."""
     corpus: str | None = None
     """Corpus path whose new versions start jobs. None: every corpus of the workspace."""
+    trigger: Literal["rows", "schedule", "manual"] = "rows"
+    """When a new corpus version starts a job: at `min_new_rows`, at most every `every_s`, or never (`treadle job submit` does)."""
+    every_s: float = 86_400.0
+    """With `schedule`: seconds between the beginnings of two jobs."""
     min_new_rows: int = 1
     """Newly settled rows since the last job that start the next one."""
     environment: str | None = None
@@ -187,6 +191,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             (self.eval_tasks >= 1, "eval_tasks", self.eval_tasks, "at least 1"),
             (self.newest_rows is None or self.newest_rows >= 1, "newest_rows", self.newest_rows, "at least 1"),
             (self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0"),
+            (self.every_s > 0, "every_s", self.every_s, "above 0"),
             (0 < self.gate.alpha < 0.5, "gate.alpha", self.gate.alpha, "between 0 and 0.5"),
             (
                 0 < self.gate.regression_alpha < 0.5,
@@ -245,7 +250,17 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def fingerprint(self) -> str:
         """Hash of what shapes a job: everything but the trigger, how often it is saved, and what happens after the gate."""
         shaping = msgspec.to_builtins(self)
-        for name in ("guard", "canary", "promotion", "min_new_rows", "corpus", "timeout_s", "save_steps"):
+        for name in (
+            "guard",
+            "canary",
+            "promotion",
+            "trigger",
+            "every_s",
+            "min_new_rows",
+            "corpus",
+            "timeout_s",
+            "save_steps",
+        ):
             del shaping[name]
         for name in ("backend", "launch"):
             if shaping[name] is None:

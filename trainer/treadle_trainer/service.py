@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from treadle.errors import LogError
 from treadle.log import Admin, Record, TailReader
-from treadle_corpus import CorpusRef, resolve_target
+from treadle_corpus import Corpus, CorpusError, CorpusRef, resolve_target
 from treadle_schemas import ContractError, SnapshotRecord, TreadleError
 from treadle_schemas.codec import SNAPSHOT, decode
 from treadle_schemas.topics import topic
@@ -25,8 +25,9 @@ from treadle_trainer._workspace import workspace_settings
 from treadle_trainer.errors import JobStopped, NoChampion
 from treadle_trainer.jobs import JobRunner
 from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.queue import Job, JobQueue
 from treadle_trainer.registry import Outbox, Registry, slots
-from treadle_trainer.turn import TurnReport, run_turn
+from treadle_trainer.turn import TurnReport, job_key, run_turn
 
 __all__ = ["TrainerService"]
 
@@ -106,6 +107,8 @@ class _State(msgspec.Struct):
 
     position: int = 0
     new_rows: dict[str, int] = {}
+    last_ms: int = 0
+    """When the last job that a version started began."""
 
 
 class _Desk:
@@ -119,8 +122,12 @@ class _Desk:
         self._outbox = Outbox(self._registry, servers)
         self._path = self._registry.path / "trainer.json"
         self._state = self._read_state()
+        self._queue = JobQueue(self._registry.path)
+        self._queue.recover()
         self._topic = topic(workspace, "snapshots")
         self._newest: dict[str, tuple[SnapshotRecord, Record]] = {}
+        self._resting = False
+        """Whether what is left waits for its time on the schedule."""
         self._told = ""
         self._retry_at = 0.0
         self._published_size = -1
@@ -137,14 +144,17 @@ class _Desk:
     @property
     def idle(self) -> bool:
         """Whether everything on `.snapshots` has been seen and nothing is left to train on."""
-        return bool(self._reader.at_end) and not self._newest
+        return bool(self._reader.at_end) and (self._resting or not self._newest) and self._queue.next() is None
 
     def tick(self, timeout_s: float, should_stop: Callable[[], bool]) -> bool:
         """Read; with everything read, do the next turn that is due. True where one was done."""
         self._publish()
         for record in self._reader.poll(timeout_s):
             self._take(record)
-        if not self._reader.at_end or not self._newest or time.monotonic() < self._retry_at:
+        if not self._reader.at_end or time.monotonic() < self._retry_at:
+            return False
+        asked = self._queue.next()
+        if asked is None and not self._newest:
             return False
         try:
             policy = TrainingPolicy.load(self._root, self._workspace, self._slot)
@@ -153,7 +163,8 @@ class _Desk:
             return False
         if policy is None:
             return False
-        worked = self._turns(policy, should_stop)
+        # what a person asked for goes before what a version started
+        worked = self._turns(policy, should_stop) if asked is None else self._perform(policy, asked, {}, should_stop)
         self._publish()
         return worked
 
@@ -175,15 +186,21 @@ class _Desk:
         self._newest[snapshot.corpus] = (snapshot, record)
 
     def _turns(self, policy: TrainingPolicy, should_stop: Callable[[], bool]) -> bool:
-        worked = False
+        worked = self._resting = False
         for corpus, (snapshot, record) in list(self._newest.items()):
             wanted = policy.corpus is None or Path(policy.corpus).absolute() == Path(corpus).absolute()
-            if wanted and self._state.new_rows[corpus] >= policy.min_new_rows:
+            if wanted and policy.trigger != "manual" and self._state.new_rows[corpus] >= policy.min_new_rows:
+                if policy.trigger == "schedule" and _now_ms() < self._state.last_ms + policy.every_s * 1000:
+                    self._resting = True
+                    continue  # it stays the newest, until its time has come
+                self._state.last_ms = _now_ms()
                 if not self._turn(policy, snapshot, record, should_stop):
                     return False
                 worked = True
                 self._state.new_rows[corpus] = 0
             del self._newest[corpus]
+        if self._newest:
+            return worked
         # everything read has been dealt with: only now may a restart skip it
         self._state.position = self._reader.positions[self._topic, 0]
         write_atomically(self._path, msgspec.json.encode(self._state))
@@ -193,38 +210,64 @@ class _Desk:
         self, policy: TrainingPolicy, snapshot: SnapshotRecord, record: Record, should_stop: Callable[[], bool]
     ) -> bool:
         """Do one turn. False where it cannot be done yet; a turn that failed is recorded and counts as done."""
-        ref = CorpusRef(resolve_target(snapshot.corpus), snapshot.version)
         context: dict[str, Any] = {
             "snapshot": {
                 "created_at": snapshot.created_at,
                 "last_append_ms": snapshot.last_append_ms,
                 "offset": record.offset,
-                "seen_ms": time.time_ns() // 1_000_000,
+                "seen_ms": _now_ms(),
                 "append_ms": record.timestamp_ms,
             }
         }
+        job, _ = self._queue.submit(snapshot.corpus, snapshot.version, fingerprint=policy.fingerprint, actor="trainer")
+        if job.state in ("done", "cancelled", "failed"):
+            return True  # what is not done, a person resumes
+        return self._perform(policy, job, context, should_stop)
+
+    def _perform(
+        self, policy: TrainingPolicy, job: Job, context: dict[str, Any], should_stop: Callable[[], bool]
+    ) -> bool:
+        """Do a job of the queue. False where it cannot be done yet; one that failed or was cancelled counts as done."""
+        ref = CorpusRef(resolve_target(job.corpus), job.version)
+        number = job.number
         try:
+            wanted = policy.changed(job.settings)
             settings = workspace_settings(self._servers, self._workspace)
-            log.info("%s: training on %s", self.name, ref)
+            try:
+                self._queue.start(number, job_key(Corpus.open(ref), wanted, job.label))
+            except CorpusError:
+                self._queue.start(number, "")  # run_turn records why
+            log.info("%s: job %d: training on %s", self.name, number, ref)
             report = run_turn(
                 ref,
-                policy,
+                wanted,
                 self._registry,
                 split=settings.split,
                 runner=self._runner,
-                context=context,
-                should_stop=should_stop,
+                label=job.label,
+                context={**context, "queue": number},
+                should_stop=lambda: should_stop() or self._queue.cancelling(number),
             )
-        except (JobStopped, LogError):
+        except JobStopped:
+            if self._queue.cancelling(number):
+                self._queue.end(number, "cancelled", reason="cancelled while it ran")
+                return True
+            self._queue.end(number, "queued", reason="the service ended; it goes on when that starts again")
+            raise
+        except LogError as err:
+            self._queue.end(number, "queued", reason=str(err))
             raise
         except NoChampion as err:
+            self._queue.end(number, "queued", reason=str(err))
             self._wait(str(err))
             return False
         except TreadleError as err:
-            log.error("%s: the turn on %s failed: %s", self.name, ref, err)
+            log.error("%s: job %d: the turn on %s failed: %s", self.name, number, ref, err)
+            self._queue.end(number, "failed", reason=str(err))
             self._told = ""
             return True
         self._told = ""
+        self._queue.end(number, "done", reason=report.reason, decision=report.decision, release=str(report.candidate))
         _log_report(self.name, ref, report)
         return True
 
@@ -249,6 +292,10 @@ class _Desk:
             return msgspec.json.decode(self._path.read_bytes(), type=_State)
         except (FileNotFoundError, msgspec.MsgspecError):
             return _State()  # the registry knows what was decided
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _log_report(name: str, ref: CorpusRef, report: TurnReport) -> None:

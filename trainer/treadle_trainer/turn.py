@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 ACTOR = "trainer"
+PREVIOUS = "previous"
+"""As base of a policy: the newest candidate that was trained here and is not quarantined."""
 Refusal = Literal["rejected", "not_enough_evidence", "awaiting_approval"]
 TurnDecision = Literal["promoted", "admitted", "rejected", "not_enough_evidence", "awaiting_approval"]
 OnProgress = Callable[[dict[str, Any]], None]
@@ -180,7 +182,7 @@ class _Turn:
     def _trained(self) -> ReleaseId:
         """Steps 1 and 2."""
         policy, name = self.policy, f"{self.key}-train"
-        base = Path(policy.base) if policy.base is not None else model_folder(self.registry, self.champion)
+        base = self._base()
         folder = self.runner.prepare(name)
         out = folder / "model"
         self.runner.discard(name, out.name)
@@ -193,6 +195,20 @@ class _Turn:
             )
         self.runner.discard(name, out.name)
         return release
+
+    def _base(self) -> Path:
+        if self.policy.base is None:
+            return model_folder(self.registry, self.champion)
+        if self.policy.base != PREVIOUS:
+            return Path(self.policy.base)
+        quarantined = self.registry.aliases.quarantined
+        for manifest in reversed(self.registry.releases()):
+            release = ReleaseId.parse(manifest.release)
+            trained = manifest.method is not None and manifest.kind == "model"
+            if trained and str(release.number) not in quarantined and not self.registry.collected(release):
+                self.registry.verify(release)
+                return self.registry.folder(release)
+        return model_folder(self.registry, self.champion)
 
     def _compared(self, candidate: ReleaseId) -> Comparison:
         """Step 3."""
