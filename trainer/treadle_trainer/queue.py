@@ -81,7 +81,10 @@ class JobQueue:
         label: str = "",
         actor: str = "user",
     ) -> tuple[Job, bool]:
-        """Ask for a job. Returns it, and whether it is new: the same version, configuration and label are one job, whatever became of it."""
+        """Ask for a job. Returns it, and whether it is new.
+
+        The same version, configuration and label are one job, whatever became of it.
+        """
         with locked(self._lock):
             jobs = self.jobs()
             for job in jobs:
