@@ -21,10 +21,12 @@ __all__ = ["evaluation"]
 class _Evaluations(SuggestingGroup):
     """`treadle eval RELEASE` is `treadle eval run RELEASE`: what is no command names a release."""
 
+    default = "run"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `run` before what is no command of this group."""
         if args and args[0] not in {*self.commands, *ctx.help_option_names}:
-            args = ["run", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
