@@ -24,7 +24,7 @@ from treadle_schemas.topics import topic
 
 from treadle_trainer._files import write_atomically
 from treadle_trainer._workspace import workspace_settings
-from treadle_trainer.errors import AliasMoved, ReleaseMissing, ReleaseRefused
+from treadle_trainer.errors import AliasMoved, ReleaseMissing, ReleaseRefused, ReleaseTampered
 from treadle_trainer.guard._state import Alarm, GuardState
 from treadle_trainer.guard._trial import LiveVerdict
 from treadle_trainer.policy import TrainingPolicy
@@ -238,6 +238,10 @@ class _Watch:
                     actor="guard",
                     evidence=evidence | self._behind(registry, canary),
                 )
+        except ReleaseTampered as err:  # it won, but by files that are there no more
+            registry.withdraw(str(err), expect=canary, quarantine=True, actor="guard", evidence=evidence)
+            log.error("%s withdrawn: %s", canary, err)
+            return
         except (AliasMoved, ReleaseMissing, ReleaseRefused) as err:
             log.info("%s: not decided: %s", canary, err)
             return
