@@ -1,4 +1,4 @@
-"""Gate and guard are wrong no more often than they say. The long form is `make simulate-gate`.
+"""Gate and guard are wrong no more often than they say. The long form is `python tests/trials`.
 
 Each bound is one that chance alone exceeds in one of a thousand runs, so a test whose error rate is not kept fails.
 """

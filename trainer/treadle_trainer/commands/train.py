@@ -209,10 +209,10 @@ def _planned(settings: Settings, corpus: Any, policy: TrainingPolicy, workspace:
 
 def _start_of(policy: TrainingPolicy, registry: Any) -> Path:
     from treadle_trainer.errors import NoChampion
-    from treadle_trainer.turn import model_folder
+    from treadle_trainer.turn import PREVIOUS, model_folder
 
-    if policy.base is not None:
-        return Path(policy.base)
+    if policy.base not in (None, PREVIOUS):  # by hand a training begins with the champion, or with what --from names
+        return Path(str(policy.base))
     if registry.champion is None:
         raise NoChampion(
             f"{registry.workspace}/{registry.slot} has no champion to start from; name a model with --from RELEASE or --from FOLDER"
