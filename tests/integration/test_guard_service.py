@@ -73,7 +73,7 @@ class World:
             )
             headers = make_headers(PROGRESS, self.name, source="test")
             self._sender.send(
-                self._topic, row.episode_id.encode(), encode(to_json(row)), headers, self._row % PARTITIONS
+                self._topic, row.episode_id.encode(), encode(to_json(row)), headers, self._row // 2 % PARTITIONS
             )
         self._sender.flush()
 
@@ -219,7 +219,7 @@ def test_agents_hear_of_the_champion_that_the_registry_decided(world: World) -> 
 
 def test_a_canary_goes_or_wins_without_a_person_and_agents_know_within_seconds(world: World) -> None:
     # the horizon is the default of seven days: no row settles here
-    assert workspace_settings(world.broker, world.name).horizon_s == 7 * 86_400
+    assert workspace_settings(world.broker, world.name).metrics[0].horizon_s == 7 * 86_400
     champion, versions = world.registry.champion, [f"/corpora/c@v{n}" for n in (3, 4)]
     assert champion is not None
     service = GuardService(world.home / "registry", world.broker)
