@@ -11,7 +11,7 @@ JOBS   ?= 2
 MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seeds test test-fast test-long simulate soak lint format types lock clean
+.PHONY: help setup demo demo-seeds test test-fast test-long simulate simulate-gate soak gpu-check lint format types lock clean
 
 help:  ## Print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,12 @@ simulate: setup  ## Run the join through simulated faults: SEEDS=1000 FIRST=0, J
 
 soak: setup  ## Break a real broker and real workers for MINUTES=30 and check the history; prints its disk need first
 	$(BIN)/python tests/soak --minutes $(MINUTES) $(ARGS)
+
+simulate-gate: setup  ## Simulate false promotions, power, false rollbacks and delays of gate and guard
+	$(BIN)/python tests/trials $(ARGS)
+
+gpu-check: setup  ## Check a CUDA machine: tokens/s, MFU, waiting for data, sampling, numbers (at most 10 minutes)
+	$(BIN)/python benchmarks/gpu_check.py --json benchmarks/results/gpu-check.json $(ARGS)
 
 lint: setup  ## Check style and imports
 	$(BIN)/ruff check .
