@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from treadle_corpus import _disk
 from treadle_corpus._rows import Key, encode_key
 from treadle_corpus.errors import CorpusDamaged
 
-__all__ = ["Erasure", "Tombstones", "VersionChange", "adopt", "erased_episodes", "erasures", "write_erasure"]
+__all__ = ["Erasure", "Tombstones", "VersionChange", "adopt", "erased_episodes", "erasures", "forbid", "write_erasure"]
 
 _FOLDER: Final = "erasures"
 _RECORD: Final = re.compile(r"([1-9][0-9]{0,8})\.json")
@@ -137,6 +137,21 @@ def salted(path: Path) -> Tombstones:
 def write_erasure(path: Path, record: Erasure) -> None:
     """Durable when this returns. Raises CorpusFull, CorpusUnwritable."""
     _disk.create(path / _FOLDER / f"{record.number}.json", msgspec.json.encode(record))
+
+
+def forbid(path: Path, episodes: Collection[str], *, reason: str, erased_at: str) -> None:
+    """Record episodes of which the corpus at `path` has nothing, so that it never will.
+
+    Raises CorpusFull, CorpusUnwritable, CorpusDamaged.
+    """
+    names = salted(path)
+    fresh = sorted(names.hash_episode(episode) for episode in episodes if not names.covers(episode))
+    if fresh:
+        number = max((one.number for one in erasures(path)), default=0) + 1
+        write_erasure(
+            path,
+            Erasure(number=number, erased_at=erased_at, reason=reason, episodes=tuple(fresh), rows=(), versions={}),
+        )
 
 
 def adopt(path: Path, source: Path) -> None:

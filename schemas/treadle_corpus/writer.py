@@ -12,7 +12,7 @@ rows are one commit, decisions are a pure function of the rows, and the file of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -40,7 +40,7 @@ from treadle_corpus._rows import (
 from treadle_corpus._state import State
 from treadle_corpus._stored import StoredRows
 from treadle_corpus._tally import Tally, kinds_of
-from treadle_corpus._tombstones import Tombstones, adopt
+from treadle_corpus._tombstones import Tombstones, adopt, forbid
 from treadle_corpus.errors import (
     CorpusError,
     CorpusFull,
@@ -203,6 +203,11 @@ class CorpusWriter:
     def adopt_erasures(self, source: Path) -> None:
         """Take over what was erased from the corpus at `source`: nothing of it is taken in here either. Raises CorpusFull."""
         adopt(self.path, source)
+        self._tombstones = Tombstones.read(self.path)
+
+    def forbid(self, episodes: Collection[str], *, reason: str, erased_at: str) -> None:
+        """Take in nothing of these episodes, ever: they were erased before the corpus came to them. Raises CorpusFull, CorpusUnwritable."""
+        forbid(self.path, episodes, reason=reason, erased_at=erased_at)
         self._tombstones = Tombstones.read(self.path)
 
     def apply(

@@ -15,6 +15,7 @@ from treadle.keys import keys_in
 from treadle.log import Sender, read
 from treadle.settings import Settings
 from treadle_corpus import Corpus, Policy
+from treadle_corpus.erasure import rows_of
 from treadle_schemas.codec import ERASURE, header_map
 from treadle_schemas.topics import topic
 from treadle_streams.erasing import erase as run_erase
@@ -85,6 +86,11 @@ def test_without_encryption_only_the_topics_keep_text_and_every_offset_is_listed
         # RocksDB compresses older files: not each mark stands there as it is
         assert "prompt" in in_files(settings.home, bob.needles, of=("state",))
         assert "prompt" in in_files(settings.home, bob.needles, of=("index",))
+        # a corpus that begins now reads the log, and takes in nothing of hers on the way
+        fresh = tmp_path / "fresh"
+        run_snapshot(broker, workspace_name, fresh, Policy())
+        assert rows_of(fresh, ann.episodes).nothing
+        assert not rows_of(fresh, bob.episodes).nothing
         again = erase(settings, ann)[1]
         assert (listed(again), again["erased_at"]) == (listed(told), told["erased_at"])
     # the next worker starts without state on this machine, and has none of it either

@@ -102,6 +102,7 @@ class Snapshotter:
         self.writer = self._opened(corpus, policy)
         self._announced = 0
         try:
+            self._forbid_erased()
             self._pending = PendingRows(
                 servers, workspace, corpus / "progress.json", erased=lambda episode_id: self.writer.erased(episode_id)
             )
@@ -186,6 +187,15 @@ class Snapshotter:
             settled_through_ms=self.writer.watermark_ms,
             manifest=newest,
         )
+
+    def _forbid_erased(self) -> None:
+        """A corpus that begins reads the log from its beginning, where the words of erased subjects may still stand."""
+        if not self._workspace.erased.subjects or any(self.writer.offsets.values()):
+            return
+        from treadle_streams.erasing import erased_episodes  # which knows policies, hence this package
+
+        episodes = erased_episodes(self._servers, self._workspace.workspace)
+        self.writer.forbid(episodes, reason="erased before this corpus was made", erased_at=now())
 
     def _announce_newest(self) -> None:
         newest = self.writer.manifest
