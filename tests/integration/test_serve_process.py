@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from treadle.cli import main
 from treadle.log import read
 from treadle_schemas import WorkspaceSettings
 from treadle_schemas.codec import INTERACTION, decode
 from treadle_schemas.topics import topic
 from treadle_streams import workspaces
+from treadle_trainer.policy import TrainingPolicy
 from treadle_trainer.registry import Registry
 
 from .train_world import make_base
@@ -99,9 +102,11 @@ def test_a_model_folder_is_served_recorded_and_replaced(broker: str, workspace_n
             refused = httpx.post(f"{root}/treadle/prepare", json={"release": str(second)}, timeout=DEADLINE_S)
             assert (refused.status_code, "model.safetensors" in refused.text) == (422, True)
             weights.write_bytes(kept)
-            made = httpx.post(f"{root}/treadle/prepare", json={"release": str(second)}, timeout=DEADLINE_S)
-            assert made.status_code == 200, made.text
-            registry.promote(second, expect=first, reason="test")
+            TrainingPolicy(deploy=(root,)).save(tmp_path / "registry", workspace_name, "main")
+            promote = ["release", "promote", str(second), "--reason", "test", "--yes"]
+            done = CliRunner().invoke(main, ["--home", str(tmp_path), "--bootstrap-servers", broker, *promote])
+            assert done.exit_code == 0, done.output
+            assert f"{root} has loaded {second}" in done.stderr
             until("the new champion answers", lambda: ask().headers["x-treadle-release"] == str(second))
         children = _children(process.pid)
         assert children

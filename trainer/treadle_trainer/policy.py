@@ -168,6 +168,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Longest run of one job process."""
     promotion: Literal["auto", "approval", "canary"] = "auto"
     """What happens to a candidate that the gate finds better: it serves, waits for a person, or is tried on live traffic first."""
+    deploy: tuple[str, ...] = ()
+    """Addresses of `treadle serve` (`http://HOST:PORT`) that load and probe a release before its alias moves."""
     gate: GatePolicy = GatePolicy()
     """What a candidate must prove."""
     canary: CanaryPolicy = CanaryPolicy()
@@ -192,6 +194,12 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             (self.newest_rows is None or self.newest_rows >= 1, "newest_rows", self.newest_rows, "at least 1"),
             (self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0"),
             (self.every_s > 0, "every_s", self.every_s, "above 0"),
+            (
+                all(target.startswith(("http://", "https://")) for target in self.deploy),
+                "deploy",
+                list(self.deploy),
+                "addresses such as http://127.0.0.1:8485",
+            ),
             (0 < self.gate.alpha < 0.5, "gate.alpha", self.gate.alpha, "between 0 and 0.5"),
             (
                 0 < self.gate.regression_alpha < 0.5,
@@ -254,6 +262,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "guard",
             "canary",
             "promotion",
+            "deploy",
             "trigger",
             "every_s",
             "min_new_rows",

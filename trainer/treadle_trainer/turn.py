@@ -299,6 +299,7 @@ class _Turn:
             if self.registry.canary is not None:
                 reason = f"{verdict.reason}; but the canary {self.registry.canary} is still on trial"
                 return self._noted("not_enough_evidence", candidate, reason)
+            self._deployed(candidate)
             event = self.registry.admit(
                 candidate,
                 share=self.policy.canary.share,
@@ -308,10 +309,18 @@ class _Turn:
                 evidence=self.evidence,
             )
             return self._report("admitted", candidate, event)
+        self._deployed(candidate)
         event = self.registry.promote(
             candidate, expect=self.champion, actor=ACTOR, reason=verdict.reason, evidence=self.evidence
         )
         return self._report("promoted", candidate, event)
+
+    def _deployed(self, candidate: ReleaseId) -> None:
+        """Every proxy has the candidate ready before the first episode is sent to it. Raises DeployFailed."""
+        if self.policy.deploy:
+            from treadle_trainer.serving.targets import prepare
+
+            self.evidence["deployed"] = prepare(self.policy.deploy, candidate)
 
     def _is_of(self, flag: Flag) -> bool:
         return (flag.corpus, flag.version) == (self.corpus.name, self.corpus.version)

@@ -20,7 +20,17 @@ from treadle_schemas import ReleaseId, SettingError
 
 from treadle_trainer.registry import Outbox, Registry
 
-__all__ = ["SIZE", "jobs_root", "log_to_stderr", "registry_root", "release_of", "slot_option", "stop_requested", "tell"]
+__all__ = [
+    "SIZE",
+    "deploy",
+    "jobs_root",
+    "log_to_stderr",
+    "registry_root",
+    "release_of",
+    "slot_option",
+    "stop_requested",
+    "tell",
+]
 
 
 class Size(click.ParamType):
@@ -56,6 +66,18 @@ def jobs_root(settings: Settings) -> Path:
 def release_of(settings: Settings, text: str, slot: str = "main") -> ReleaseId:
     """The release that `workspace/slot/rN` names, or `rN` in the default workspace. Raises HandleError or SettingError."""
     return ReleaseId.parse(text if "/" in text else f"{workspace_of(settings, None)}/{slot}/{text}")
+
+
+def deploy(settings: Settings, release: ReleaseId) -> None:
+    """Have the proxies of the slot's policy load a release before its alias moves. Raises DeployFailed."""
+    from treadle_trainer.policy import TrainingPolicy
+
+    policy = TrainingPolicy.load(registry_root(settings), release.workspace, release.slot)
+    if policy is not None and policy.deploy:
+        from treadle_trainer.serving.targets import prepare
+
+        for target, seconds in prepare(policy.deploy, release).items():
+            click.echo(f"{target} has loaded {release} in {seconds:.1f} s", err=True)
 
 
 def tell(settings: Settings, registry: Registry) -> None:

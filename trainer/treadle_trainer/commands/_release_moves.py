@@ -7,7 +7,7 @@ from treadle.cli.support import json_option, pass_settings, workspace_of
 from treadle.settings import Settings
 from treadle_schemas import ReleaseId
 
-from treadle_trainer.commands._common import release_of, slot_option, tell
+from treadle_trainer.commands._common import deploy, release_of, slot_option, tell
 from treadle_trainer.commands._releases import decision, echo_event, force_option, reason_option, refusal, registry_of
 from treadle_trainer.errors import RegistryError, ReleaseRefused
 
@@ -34,6 +34,7 @@ def approve(settings: Settings, name: str, slot: str, reason: str, force: bool, 
         raise ReleaseRefused(f"{which} does not wait for approval; {said}. `treadle release promote` promotes it")
     against = proposed.evidence.get("evaluation", {}).get("against") if proposed is not None else None
     expect = registry.champion if force or against is None else ReleaseId.parse(against)
+    deploy(settings, which)
     event = registry.promote(which, expect=expect, reason=reason, force=force, approval=True)
     tell(settings, registry)
     echo_event(event, as_json)
@@ -77,6 +78,7 @@ def canary(settings: Settings, name: str, slot: str, share: float, reason: str, 
     refused = refusal(registry, str(which), ("promote", "canary"))
     if refused is not None and not force:
         raise ReleaseRefused(f"{which} was judged {refused.event}: {refused.reason}; --force tries it all the same")
+    deploy(settings, which)
     event = registry.admit(which, share=share, expect=registry.champion, reason=reason, force=force)
     tell(settings, registry)
     echo_event(event, as_json)
@@ -107,6 +109,8 @@ def control(
     which = release_of(settings, name, slot) if name is not None else None
     space = which.workspace if which is not None else workspace_of(settings, workspace)
     registry = registry_of(settings, space, which.slot if which is not None else slot)
+    if which is not None:
+        deploy(settings, which)
     event = registry.set_control(which, share=share, reason=reason)
     tell(settings, registry)
     echo_event(event, as_json)

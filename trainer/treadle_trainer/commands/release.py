@@ -19,7 +19,7 @@ from treadle.cli.support import (
 from treadle.settings import Settings
 from treadle_schemas.codec import to_json
 
-from treadle_trainer.commands._common import registry_root, release_of, slot_option, tell
+from treadle_trainer.commands._common import deploy, registry_root, release_of, slot_option, tell
 from treadle_trainer.commands._release_keeping import export_, fetch, gc, pin
 from treadle_trainer.commands._release_moves import approve, canary, control, reject
 from treadle_trainer.commands._releases import (
@@ -184,6 +184,7 @@ def promote(settings: Settings, name: str, slot: str, reason: str, force: bool, 
     champion = registry.champion
     if not confirmed(f"Replace {champion or 'nobody'} by {which} as champion?", yes):
         return 1
+    deploy(settings, which)
     event = registry.promote(which, expect=champion, reason=reason, force=force)
     tell(settings, registry)
     echo_event(event, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,12 +17,14 @@ PREPARE_S: Final = 900.0
 """Longest time in which a proxy has to have loaded and probed a model."""
 
 
-def prepare(targets: Sequence[str], release: ReleaseId, token: str | None = None) -> dict[str, float]:
+def prepare(targets: Sequence[str], release: ReleaseId) -> dict[str, float]:
     """Have each proxy (`http://HOST:PORT`) verify, load and probe a release: how many seconds each took.
 
-    Raises DeployFailed naming the target, at the first that cannot; nothing that serves was changed.
+    They are given TREADLE_SERVE_TOKEN, where it is set. Raises DeployFailed naming the target, at the first that cannot; nothing that serves
+    was changed.
     """
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    token = os.environ.get("TREADLE_SERVE_TOKEN")
+    headers = {} if not token else {"Authorization": f"Bearer {token}"}
     took = {}
     with httpx.Client(headers=headers, timeout=httpx.Timeout(PREPARE_S, connect=5.0)) as client:
         for target in targets:
