@@ -20,8 +20,8 @@ PREPARE_S: Final = 900.0
 def prepare(targets: Sequence[str], release: ReleaseId) -> dict[str, float]:
     """Have each proxy (`http://HOST:PORT`) verify, load and probe a release: how many seconds each took.
 
-    They are given TREADLE_SERVE_TOKEN, where it is set. Raises DeployFailed naming the target, at the first that cannot; nothing that serves
-    was changed.
+    They are given TREADLE_SERVE_TOKEN, where it is set. Raises DeployFailed naming the target, at the first that cannot; nothing that
+    serves was changed.
     """
     token = os.environ.get("TREADLE_SERVE_TOKEN")
     headers = {} if not token else {"Authorization": f"Bearer {token}"}
