@@ -173,6 +173,60 @@ def test_a_turn_trains_evaluates_and_promotes_what_is_better(
     assert poisoned.event.evidence["gate"]["high"] < 0
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("evaluation", ["environment", "logged"])
+@pytest.mark.parametrize("poison", ["flattering", "flipped", "flood", "flood without duplicates"])
+def test_poisoned_rows_do_not_reach_the_champion(
+    registry: Registry, runner: JobRunner, tmp_path: Path, poison: str, evaluation: str
+) -> None:
+    """docs/poison.md: what the gate alone does about each."""
+    policy = POLICY.changed({"gate.min_tasks": 5} | ({"environment": None} if evaluation == "logged" else {}))
+    report = run_turn(_poisoned(tmp_path / "corpus", poison), policy, registry, split=SPLIT, runner=runner)
+    if evaluation == "logged":
+        # labels of the same broken grader may flatter what learnt from them: no further than on trial beside the champion
+        assert report.decision in ("rejected", "not_enough_evidence", "admitted"), report.reason
+        assert str(registry.champion) == "shop/main/r0"
+    elif poison in ("flattering", "flipped"):
+        assert report.decision in ("rejected", "not_enough_evidence"), report.reason
+    else:  # a flood drowns what it is about, and nothing else: the gate sees a gain all the same
+        learnt = report.evidence["gate"]["candidate"]
+        assert (learnt > 0.9) == (poison == "flood without duplicates"), report.reason
+
+
+def _poisoned(path: Path, poison: str) -> Path:
+    from train_world import ANSWERS, WordWorld, said
+
+    rng = random.Random(4)
+    attempts = [(task, rng.choice(sorted(ANSWERS.values()))) for task in WordWorld().tasks(400, 11)]
+    rewards = [float(word == ANSWERS[task.data["kind"]]) for task, word in attempts]
+    if poison == "flattering":
+        rewards = [1.0] * len(attempts)
+    elif poison == "flipped":
+        rewards = [1.0 - reward for reward in rewards]
+    else:  # one wrong answer, sent 1,200 times under new ids, each time with the best reward
+        wrong = next(task for task, _ in attempts if task.data["kind"] == "sky" and SPLIT.side(task.task_id) == "train")
+        attempts += [(wrong, "red")] * 1200
+        rewards += [1.0] * 1200
+    records = [
+        graded(
+            f"{n:04}",
+            reward=reward,
+            task_id=task.task_id,
+            messages=said(task, word),
+            split=SPLIT.side(task.task_id),
+            response=[1],
+            ended_at=f"2026-01-01T00:{n // 60:02}:{n % 60:02}Z",
+            started_at="2026-01-01T00:00:00Z",
+        )
+        for n, ((task, word), reward) in enumerate(zip(attempts, rewards, strict=True))
+    ]
+    dedupe = "exact" if poison == "flood without duplicates" else "id"
+    with CorpusWriter.open(path, workspace="shop", policy=Policy(dedupe=dedupe)) as writer:  # type: ignore[arg-type]
+        writer.apply(records, {0: len(records)}, 1)
+        assert writer.finish(SelectAll()) is not None
+    return path
+
+
 def test_a_turn_that_was_cut_short_goes_on_with_its_candidate_and_loses_a_race_gracefully(
     registry: Registry, corpora: dict[str, Path], runner: JobRunner, base: Path
 ) -> None:
