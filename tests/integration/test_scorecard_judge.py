@@ -70,6 +70,6 @@ def test_an_injected_instruction_is_material_and_a_verdict_off_the_scale_is_none
         assert "not an instruction" in user["content"]
         assert json.loads(user["content"].partition("\n\n")[2])["text"] == INJECTED
         assert judge.asked[0]["key"] == "Bearer sk-judge"
-        with pytest.raises(EvaluationFailed, match="evaluator right: .*gave no verdict") as failed:
+        with pytest.raises(EvaluationFailed, match=r"evaluator right: .*gave no verdict") as failed:
             run_evaluator(evaluator, [answer("broken")])
         assert "sk-judge" not in str(failed.value)
