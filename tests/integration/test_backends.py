@@ -191,6 +191,7 @@ def test_a_config_file_is_filled_and_its_own_braces_stay(
     assert (work / "config.yaml").read_text() == (work / "backend.log").read_text() == text
 
 
+@pytest.mark.long
 def test_a_command_trains_and_what_it_leaves_is_a_candidate(
     runner: JobRunner, corpus: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -346,6 +346,7 @@ assert [p.name for p in root.iterdir()] == ["main"]
 """
 
 
+@pytest.mark.long
 @pytest.mark.fault
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("steps", ["few", pytest.param("many", marks=pytest.mark.long)])

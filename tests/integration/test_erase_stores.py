@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from treadle.settings import Settings
 from treadle_corpus import Corpus, Policy, erasures
 from treadle_corpus._bodies import Bodies, _Tail, unpack
@@ -46,6 +47,7 @@ def exported(file: Path) -> bytes:
     return repr(pq.read_table(file).to_pylist()).encode()
 
 
+@pytest.mark.long
 def test_corpora_exports_and_archives_forget_a_subject_and_still_prove_the_others(
     broker: str, workspace_name: str, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.long
 def test_the_check_runs_on_a_cpu_at_a_tiny_size(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--tiny", "--json", str(file)]

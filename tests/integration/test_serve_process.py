@@ -64,6 +64,7 @@ def until(what: str, holds: Any) -> Any:
     raise AssertionError(f"not within {DEADLINE_S:g} s: {what}")
 
 
+@pytest.mark.long
 def test_a_model_folder_is_served_recorded_and_replaced(broker: str, workspace_name: str, tmp_path: Path) -> None:
     import httpx
 

@@ -174,7 +174,7 @@ def test_policies_are_stored_listed_changed_and_deleted_by_command(log: Log, com
         (["create", "WS", "w", "--dedupe", "near:0.1"], "0.7 to 1"),
         (["create", "WS", "w", "--dedupe", "exact:0.9"], "near:THRESHOLD"),
         (["create", "WS", "w", "--rights", "sell"], "train"),
-        (["create", "WS", "w", "--to", "s3://bucket/x"], "cannot be written yet"),
+        (["create", "WS", "w", "--to", "gopher://host/x"], "unknown scheme"),
         (["create", "WS", "w", "--every", "soon"], "duration"),
         (["show", "WS", "mian"], "did you mean 'main'?"),
         (["delete", "WS", "main", "--yes"], "built in"),

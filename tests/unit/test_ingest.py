@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner
 from starlette.requests import Request
 from treadle.cli import main
+from treadle.cli.web import listening
 from treadle.settings import Settings
 from treadle_schemas.codec import INTERACTION, OUTCOME
 from treadle_schemas.errors import SettingError
@@ -28,7 +29,6 @@ from treadle_streams.ingest import Access, IngestSettings
 from treadle_streams.ingest._body import Bodies
 from treadle_streams.ingest._events import Given, given, prepared
 from treadle_streams.ingest._github import Ignored, outcomes_of, payload_of
-from treadle_streams.ingest._server import _listening
 from treadle_streams.ingest.errors import (
     AccessFileUnusable,
     Invalid,
@@ -385,7 +385,7 @@ def test_a_setting_that_makes_no_sense_ends_it_with_2(
 
 def test_an_address_in_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TREADLE_HOME", str(tmp_path))
-    with _listening("127.0.0.1", 0) as taken:
+    with listening("127.0.0.1", 0) as taken:
         assert taken.proto == socket.IPPROTO_TCP, "what asyncio needs to send answers without delay"
         port = taken.getsockname()[1]
         done = CliRunner().invoke(main, ["ingest", "--port", str(port)])

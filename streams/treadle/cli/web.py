@@ -7,9 +7,11 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+import uvicorn
+
 from treadle.errors import AddressInUse, AppFailed
 
-__all__ = ["run_app"]
+__all__ = ["listening", "run_app"]
 
 BACKLOG: Final = 2048
 
@@ -28,8 +30,6 @@ def run_app(
     `announce` is called with the address once connections are taken. Port 0 takes any free one. More than `connections` at once are
     answered with 503. Raises AddressInUse, AppFailed.
     """
-    import uvicorn
-
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -50,7 +50,7 @@ def run_app(
     # uvicorn handles them itself while it serves, and raises them again under these when it is done
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with _listening(host, port) as listener:
+        with listening(host, port) as listener:
             announce(_address_of(listener))
             server.run(sockets=[listener])
             if not server.started:
@@ -60,7 +60,7 @@ def run_app(
             signal.signal(number, handler)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
     """A TCP socket that takes connections; port 0: any free one."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
