@@ -401,7 +401,7 @@ for name in ("faust", "aiokafka", "rocksdict", "duckdb", "pyarrow", "sqlglot", "
     sys.modules[name] = None
 import treadle_streams.ingest._server, treadle_streams.ingest.commands
 sys.modules["uvicorn"] = None
-del sys.modules["treadle_streams.ingest._server"]
+del sys.modules["treadle_streams.ingest._server"], sys.modules["treadle.cli.web"]
 from treadle.cli import main
 main(["ingest"])
 """
