@@ -33,8 +33,8 @@ demo: setup  ## Turn the wheel four times on this machine: capture, join, snapsh
 demo-seeds: setup  ## Run the demo over ten seeds and print mean, worst and spread (about 40 minutes)
 	$(BIN)/python benchmarks/demo_seeds.py --json benchmarks/results/demo-seeds.json
 
-test: setup  ## Run the tests (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --durations=10 $(ARGS)
+test: setup  ## Run the tests (under 20 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)
 
 test-fast: setup  ## Run the tests that need no broker (seconds)
 	$(BIN)/python -m pytest tests/unit tests/property -q $(ARGS)

@@ -21,6 +21,7 @@ __all__ = [
     "Provenance",
     "Regraded",
     "ReleaseEvent",
+    "ReleaseEventKind",
     "ReleaseManifest",
     "SnapshotRecord",
     "Vitals",
@@ -192,27 +193,31 @@ class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str = ""
 
 
+ReleaseEventKind = Literal[
+    "registered",
+    "promoted",
+    "rejected",
+    "not_enough_evidence",
+    "rolled_back",
+    "quarantined",
+    "failed",
+    "admitted",
+    "withdrawn",
+    "awaiting_approval",
+    "approved",
+    "controlled",
+    "pinned",
+    "unpinned",
+    "exported",
+    "collected",
+]
+"""What can be decided of a release."""
+
+
 class ReleaseEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What the registry decided, on `.releases`. `sequence` is the position in the registry's audit log of that slot."""
 
-    event: Literal[
-        "registered",
-        "promoted",
-        "rejected",
-        "not_enough_evidence",
-        "rolled_back",
-        "quarantined",
-        "failed",
-        "admitted",
-        "withdrawn",
-        "awaiting_approval",
-        "approved",
-        "controlled",
-        "pinned",
-        "unpinned",
-        "exported",
-        "collected",
-    ]
+    event: ReleaseEventKind
     slot: str
     release: str | None
     previous: str | None = None

@@ -303,15 +303,16 @@ def test_a_killed_grader_judges_the_rest_and_publishes_nothing_twice(bench: Benc
     first = subprocess.run([*start, "--from-beginning"], check=False, timeout=90)
     assert first.returncode == -signal.SIGKILL
     published = bench.verdicts()
-    assert len(published) == 8  # those of the first commit
+    assert 0 < len(published) <= 8  # those of whole commits: how many records the first one had is Kafka's choice
     second = subprocess.run([*start, "--json"], capture_output=True, text=True, check=False, timeout=90)
     assert second.returncode == 0, second.stderr
     tally = json.loads(second.stdout)
-    assert (tally["graded"], tally["seen"]) == (4, 4)
+    left = 12 - len(published)
+    assert (tally["graded"], tally["seen"]) == (left, left)
     assert set(bench.verdicts().values()) == {True}
     assert len(bench.verdicts()) == 12
     shown = subprocess.run(command(bench, "status", bench.workspace, "--name", "tone"), capture_output=True, text=True)
-    assert "14 calls" in shown.stdout, shown.stdout + shown.stderr
+    assert f"{10 + left} calls" in shown.stdout, shown.stdout + shown.stderr  # the killed one counts
 
 
 def test_the_command_says_how_far_the_grader_agrees_with_people(bench: Bench) -> None:

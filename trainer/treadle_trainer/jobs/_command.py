@@ -6,13 +6,12 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from treadle_trainer.errors import BackendFailed, JobStopped
+from treadle_trainer.jobs._ending import asked_to_end
 from treadle_trainer.jobs._leftovers import die_with_parent, nothing_left_behind
 
 __all__ = ["run_command"]
@@ -28,7 +27,7 @@ def run_command(command: list[str], work: Path, log: Path, *, meanwhile: Callabl
 
     Raises BackendFailed with its last words, JobStopped where SIGTERM came meanwhile.
     """
-    with log.open("wb") as file, _asked_to_end() as asked, nothing_left_behind():
+    with log.open("wb") as file, asked_to_end() as asked, nothing_left_behind():
         try:
             process = subprocess.Popen(
                 command,
@@ -51,22 +50,6 @@ def run_command(command: list[str], work: Path, log: Path, *, meanwhile: Callabl
     if code:
         how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
         raise BackendFailed(f"{shlex.join(command)}: {how}; its last words in {log}: {_tail(log) or 'none'}", log)
-
-
-@contextmanager
-def _asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Turns true at SIGTERM, which goes to the whole group: the command ends by it, and this process waits for that."""
-    asked = False
-
-    def note(_: int, __: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _tail(log: Path) -> str:

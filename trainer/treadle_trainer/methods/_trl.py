@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -24,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from treadle_trainer.data.stream import Batch, TokenStream
 from treadle_trainer.errors import JobStopped
+from treadle_trainer.jobs._ending import asked_to_end
 from treadle_trainer.jobs._spec import TrainSpec
 from treadle_trainer.launch import Launch
 from treadle_trainer.launch._ranks import any_of_them, first_says, is_first, place, wait_for_all
@@ -198,7 +196,7 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
         if data.stream is not None:
             data.stream.load_state_dict(found.reader)
         progress(stage="resumed", checkpoint=found.folder.name)
-    with _asked_to_end() as asked:
+    with asked_to_end() as asked:
         trainer.add_callback(_Keeper(spec, data.stream, asked))
         trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
         if any_of_them(asked(), trainer.args.device) and trainer.state.global_step < spec.steps:
@@ -263,22 +261,6 @@ class _Keeper(TrainerCallback):  # type: ignore[misc,unused-ignore]
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if is_first():
             seal(folder, self._spec.fingerprint, {} if self._stream is None else self._stream.state_dict())
-
-
-@contextmanager
-def _asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Turns true at SIGTERM, which then ends nothing by itself."""
-    asked = False
-
-    def note(_: int, __: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-
-    before = signal.signal(signal.SIGTERM, note)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _checkpoints(spec: TrainSpec) -> Path:

@@ -20,6 +20,7 @@ import msgspec
 from treadle_schemas import ReleaseEvent, ReleaseId, ReleaseManifest
 from treadle_schemas.ids import check_slot, check_workspace
 from treadle_schemas.moments import now
+from treadle_schemas.records import ReleaseEventKind
 from treadle_schemas.traffic import Traffic
 
 from treadle_trainer._files import fsync_folder, locked, sha256_file, write_atomically
@@ -38,24 +39,6 @@ __all__ = ["Records", "optional_text"]
 
 STALE_STAGING_S = 86_400.0
 """A staged copy this old belongs to nobody: no copy of a model takes a day."""
-EventKind = Literal[
-    "registered",
-    "promoted",
-    "rejected",
-    "not_enough_evidence",
-    "rolled_back",
-    "quarantined",
-    "failed",
-    "admitted",
-    "withdrawn",
-    "awaiting_approval",
-    "approved",
-    "controlled",
-    "pinned",
-    "unpinned",
-    "exported",
-    "collected",
-]
 
 
 class Records:
@@ -294,7 +277,7 @@ class Records:
 
     def _event(
         self,
-        kind: EventKind,
+        kind: ReleaseEventKind,
         release: ReleaseId | None,
         actor: str,
         reason: str,
