@@ -177,10 +177,14 @@ def test_a_turn_trains_evaluates_and_promotes_what_is_better(
 @pytest.mark.parametrize("evaluation", ["environment", "logged"])
 @pytest.mark.parametrize("poison", ["flattering", "flipped", "flood", "flood without duplicates"])
 def test_poisoned_rows_do_not_reach_the_champion(
-    registry: Registry, runner: JobRunner, tmp_path: Path, poison: str, evaluation: str
+    registry: Registry, corpora: dict[str, Path], runner: JobRunner, tmp_path: Path, poison: str, evaluation: str
 ) -> None:
     """docs/poison.md: what the gate alone does about each."""
     policy = POLICY.changed({"gate.min_tasks": 5} | ({"environment": None} if evaluation == "logged" else {}))
+    if evaluation == "environment" and poison in ("flattering", "flipped"):
+        # a champion that knows its work: beside one that cannot speak at all even bad answers are a gain
+        assert run_turn(corpora["clean"], policy, registry, split=SPLIT, runner=runner).decision == "promoted"
+    champion = registry.champion
     report = run_turn(_poisoned(tmp_path / "corpus", poison), policy, registry, split=SPLIT, runner=runner)
     if evaluation == "logged":
         # labels of the same broken grader may flatter what learnt from them: no further than on trial beside the champion
@@ -188,6 +192,7 @@ def test_poisoned_rows_do_not_reach_the_champion(
         assert str(registry.champion) == "shop/main/r0"
     elif poison in ("flattering", "flipped"):
         assert report.decision in ("rejected", "not_enough_evidence"), report.reason
+        assert registry.champion == champion
     else:  # a flood drowns what it is about, and nothing else: the gate sees a gain all the same
         learnt = report.evidence["gate"]["candidate"]
         assert (learnt > 0.9) == (poison == "flood without duplicates"), report.reason
