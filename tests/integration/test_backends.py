@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from treadle.cli import main
-from treadle_corpus import Corpus, CorpusWriter, Policy
-from treadle_corpus.testing import SelectAll, graded
-from treadle_demo.model import build_model, save, train_tokenizer
+from treadle_corpus import Corpus
+from treadle_corpus.testing import graded
 from treadle_schemas import Split
 from treadle_trainer.backends import Backend
 from treadle_trainer.errors import BackendFailed, DataRefused, FolderRefused, JobFailed, JobStopped, JobTimedOut
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.policy import TrainingPolicy
 from treadle_trainer.registry import Registry
+
+from .model_world import save_model, write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
@@ -37,18 +38,13 @@ def answer(n: int) -> list[dict[str, Any]]:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("it's a place") / "corpus"  # a quote and blanks, for the command to survive
     rows = [graded(f"{n:02}", messages=answer(n), response=[1], reward=float(n % 2 == 0)) for n in range(40)]
-    with CorpusWriter.open(path, workspace="w", policy=Policy()) as writer:
-        writer.apply(rows, {0: len(rows)}, 1000)
-        writer.finish(SelectAll())
-    return path
+    return write_corpus(path, rows)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base model") / "m"
-    tokenizer = train_tokenizer([answer(n) for n in range(40)])
-    save(build_model(tokenizer, 0), tokenizer, folder)
-    return folder
+    return save_model(folder, [answer(n) for n in range(40)])
 
 
 @pytest.fixture(scope="module")

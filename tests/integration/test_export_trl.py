@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from treadle.cli import main
-from treadle_corpus import CorpusWriter, Policy
-from treadle_corpus.testing import SelectAll, graded
+from treadle_corpus.testing import graded
 from treadle_trainer.data.rendering import encode
 
+from .model_world import write_corpus
 from .token_world import make_tokenizer
 
 ASK = {"role": "user", "content": "where is my order"}
@@ -50,10 +50,7 @@ def records() -> list[Any]:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("trl") / "corpus"
     rows = records()
-    with CorpusWriter.open(path, workspace="w", policy=Policy()) as writer:
-        writer.apply(rows, {0: len(rows)}, 1000)
-        writer.finish(SelectAll())
-    return path
+    return write_corpus(path, rows)
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from treadle_corpus import CorpusWriter, Policy
-from treadle_corpus.testing import SelectAll, graded
-from treadle_demo.model import build_model, save, train_tokenizer
+from treadle_corpus.testing import graded
 from treadle_schemas import SettingError
 from treadle_trainer.errors import JobStopped, LaunchRefused
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.launch import Launch
 from treadle_trainer.policy import TrainingPolicy
+
+from .model_world import save_model, write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and transformers' own
 
@@ -32,18 +32,13 @@ def talk(n: int) -> list[dict[str, Any]]:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "corpus"
     rows = [graded(f"{n:03}", messages=talk(n), response=[1]) for n in range(57)]
-    with CorpusWriter.open(path, workspace="w", policy=Policy()) as writer:
-        writer.apply(rows, {0: len(rows)}, 1000)
-        writer.finish(SelectAll())
-    return path
+    return write_corpus(path, rows)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
-    tokenizer = train_tokenizer([talk(n) for n in range(57)])
-    save(build_model(tokenizer, 0), tokenizer, folder)
-    return folder
+    return save_model(folder, [talk(n) for n in range(57)])
 
 
 @pytest.fixture(scope="module")

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from treadle_corpus import Corpus, CorpusWriter, Policy
-from treadle_corpus.testing import SelectAll, graded
+from treadle_corpus import Corpus
+from treadle_corpus.testing import graded
 from treadle_trainer.data.columns import FOLDER, META, forget
 from treadle_trainer.data.pictures import ImageColumns, build_images
 from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, DataRefused
 from treadle_trainer.jobs import TrainSpec
 
-from .token_world import make_tokenizer
+from .model_world import write_corpus
+from .picture_world import COLOURS, SIDE, png, shown, tiny_llava
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and transformers' own
-
-SIDE = 28
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }} {% for p in m['content'] %}"
-    "{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'] }}{% endif %}{% endfor %}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
-)
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-
-
-def png(colour: str) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (SIDE, SIDE), COLOURS[colour]).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def shown(colour: str, url: str | None = None) -> list[dict[str, Any]]:
-    url = url or "data:image/png;base64," + base64.b64encode(png(colour)).decode()
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "which colour"}]
-    return [{"role": "user", "content": parts}, {"role": "assistant", "content": f"it is {colour}"}]
 
 
 @pytest.fixture
@@ -51,10 +28,7 @@ def path(tmp_path: Path) -> Path:
     rows.append(graded("linked", messages=shown("red", "https://example.org/red.png")))
     rows.append(graded("lost", reward=0.0, messages=shown("blue")))
     rows.append(graded("heldout", split="heldout", task_id="h", messages=[*shown("green"), *shown("red")]))
-    with CorpusWriter.open(tmp_path / "corpus", workspace="w", policy=Policy()) as writer:
-        writer.apply(rows, {0: len(rows)}, 1000)
-        writer.finish(SelectAll())
-    return tmp_path / "corpus"
+    return write_corpus(tmp_path / "corpus", rows)
 
 
 @pytest.fixture(autouse=True)
@@ -110,39 +84,14 @@ def test_what_was_cut_short_is_made_again_and_never_read(path: Path) -> None:
         build_images(Corpus.open(path), where="some")
 
 
-def make_base(folder: Path) -> None:
-    """A random vision-language model of a few thousand parameters."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    tokenizer = make_tokenizer(["user assistant which colour it is red green blue hello hi"] * 3, TEMPLATE)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
-        tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
-    )
-    torch.manual_seed(0)
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**small, image_size=SIDE, patch_size=14, projection_dim=16),
-        text_config=LlamaConfig(**small, vocab_size=len(tokenizer)),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-    )
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
 def test_a_vision_language_model_learns_from_the_images_of_a_corpus(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from treadle_trainer.methods import train
     from trl import SFTTrainer
 
-    make_base(tmp_path / "base")
+    for part in tiny_llava():
+        part.save_pretrained(tmp_path / "base")
     seen: list[dict[str, Any]] = []
     really = SFTTrainer.compute_loss
 

@@ -10,14 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from treadle_corpus import Corpus, CorpusWriter, Policy
-from treadle_corpus.testing import SelectAll, graded
-from treadle_demo.model import build_model, save, train_tokenizer
+from treadle_corpus import Corpus
+from treadle_corpus.testing import graded
 from treadle_trainer.data.building import build
 from treadle_trainer.data.rendering import encode
 from treadle_trainer.data.stream import TokenStream
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs import TrainSpec
+
+from .model_world import save_model, write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and transformers' own
 
@@ -52,18 +53,13 @@ def rows() -> list[Any]:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "corpus"
     made = rows()
-    with CorpusWriter.open(path, workspace="w", policy=Policy()) as writer:
-        writer.apply(made, {0: len(made)}, 1000)
-        writer.finish(SelectAll())
-    return path
+    return write_corpus(path, made)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
-    tokenizer = train_tokenizer([conversation(kind, word) for kind in COLOURS for word in COLOURS.values()])
-    save(build_model(tokenizer, 0), tokenizer, folder)
-    return folder
+    return save_model(folder, [conversation(kind, word) for kind in COLOURS for word in COLOURS.values()])
 
 
 @pytest.fixture(autouse=True)
@@ -273,10 +269,7 @@ def test_attempts_are_weighed_within_their_group_and_long_ones_once(tmp_path: Pa
         graded("c", task_id="u", reward=1.0, messages=conversation("sky", "red"), response=[4]),
         graded("d", task_id="u", reward=1.0, messages=conversation("sky", "green"), response=[4]),
     ]
-    with CorpusWriter.open(tmp_path / "c", workspace="w", policy=Policy()) as writer:
-        writer.apply(made, {0: len(made)}, 1000)
-        writer.finish(SelectAll())
-    columns = build(Corpus.open(tmp_path / "c"), tokenizer, "rl", max_length=80)
+    columns = build(Corpus.open(write_corpus(tmp_path / "c", made)), tokenizer, "rl", max_length=80)
     found = advantages(columns)
     pieces = len(columns.members) - 3
     assert pieces > 2
@@ -294,10 +287,7 @@ def test_rl_needs_attempts_that_differ(spec: Callable[..., TrainSpec], tmp_path:
         graded(f"{n}", task_id="t", reward=1.0, messages=conversation("sky", word), response=[4])
         for n, word in enumerate(COLOURS.values())
     ]
-    with CorpusWriter.open(tmp_path / "same", workspace="w", policy=Policy()) as writer:
-        writer.apply(made, {0: len(made)}, 1000)
-        writer.finish(SelectAll())
-    job = msgspec.structs.replace(spec("rl"), corpus=str(tmp_path / "same"))
+    job = msgspec.structs.replace(spec("rl"), corpus=str(write_corpus(tmp_path / "same", made)))
     with pytest.raises(DataRefused, match="all attempts have the same reward"):
         trained(job)
     with pytest.raises(DataRefused, match="makes a pair with another"):

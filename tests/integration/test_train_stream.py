@@ -12,14 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from treadle_corpus import Corpus, CorpusWriter, Policy
-from treadle_corpus.testing import SelectAll, graded
-from treadle_demo.model import build_model, save, train_tokenizer
+from treadle_corpus import Corpus
+from treadle_corpus.testing import graded
 from treadle_trainer.data.columns import FOLDER
 from treadle_trainer.data.rendering import encode
 from treadle_trainer.data.stream import IGNORED, TokenStream
 from treadle_trainer.errors import DataRefused, JobStopped
 from treadle_trainer.jobs import TrainSpec
+
+from .model_world import save_model, write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and transformers' own
 
@@ -41,18 +42,13 @@ def conversation(n: int) -> list[dict[str, Any]]:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "corpus"
     rows = [graded(f"{n:03}", messages=conversation(n), response=[2, 4], reward=float(n % 3 > 0)) for n in range(60)]
-    with CorpusWriter.open(path, workspace="w", policy=Policy()) as writer:
-        writer.apply(rows, {0: len(rows)}, 1000)
-        writer.finish(SelectAll())
-    return path
+    return write_corpus(path, rows)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
-    tokenizer = train_tokenizer([conversation(n) for n in range(60)])
-    save(build_model(tokenizer, 0), tokenizer, folder)
-    return folder
+    return save_model(folder, [conversation(n) for n in range(60)])
 
 
 @pytest.fixture(autouse=True)
@@ -214,10 +210,7 @@ def test_a_corpus_without_anything_to_learn_says_what_is_missing(
 ) -> None:
     with pytest.raises(DataRefused, match="turns do not fit into max_length 4 tokens"):
         trained(spec(max_length=4, rows="all"))
-    path = tmp_path / "lost"
-    with CorpusWriter.open(path, workspace="w", policy=Policy()) as writer:
-        writer.apply([graded("a", reward=0.0)], {0: 1}, 1000)
-        writer.finish(SelectAll())
+    path = write_corpus(tmp_path / "lost", [graded("a", reward=0.0)])
     with pytest.raises(DataRefused, match="none of its 1 train rows has a reward above zero"):
         trained(msgspec.structs.replace(spec(), corpus=str(path)))
 
