@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from treadle.disk import fsync_folder
 from treadle.release_files import sha256_file
 
-__all__ = ["fsync_file", "fsync_folder", "locked", "sha256_file", "write_atomically"]
+__all__ = ["crc32_file", "fsync_file", "fsync_folder", "locked", "sha256_file", "write_atomically"]
 
 
 def write_atomically(path: Path, data: bytes, *, staged: Path | None = None) -> None:
@@ -33,19 +35,19 @@ def write_atomically(path: Path, data: bytes, *, staged: Path | None = None) -> 
     fsync_folder(path.parent)
 
 
+def crc32_file(path: Path) -> int:
+    """CRC-32 of a file, of which a piece is in memory at a time."""
+    total = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
 def fsync_file(path: Path) -> None:
     """Make what was written to `path` durable."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def fsync_folder(path: Path) -> None:
-    """Make renames and new names inside `path` durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from treadle_schemas.errors import KeyErased, KeyUnavailable, SettingError
 from treadle_schemas.sealing import KEY_BYTES, KEY_ID_BYTES
 
+from treadle.disk import fsync_folder
 from treadle.errors import EncryptionMissing
 
 __all__ = ["FolderKeys", "KeyStore", "check_installed"]
@@ -120,7 +121,7 @@ class FolderKeys:
             finally:
                 os.close(descriptor)
             path.unlink()  # 3
-        _sync(self.folder)  # 4
+        fsync_folder(self.folder)  # 4
         return fresh
 
     def _alive(self, key_id: str) -> bool:
@@ -179,12 +180,4 @@ class FolderKeys:
                 os.replace(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
-        _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync_folder(path.parent)

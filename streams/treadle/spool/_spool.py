@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+from treadle.disk import fsync_folder
 from treadle.errors import SpoolFull, SpoolUnwritable
 from treadle.spool._segment import SUFFIX, Segment
 
@@ -191,7 +192,7 @@ class Spool:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             segment = Segment.create(self.folder / f"{self._next_name()}{SUFFIX}", self._settle)
-            _sync_folder(self.folder)
+            fsync_folder(self.folder)
         except OSError as err:
             self._current = None
             self._reopen_at = time.monotonic() + _REOPEN_S
@@ -222,11 +223,3 @@ class Spool:
         except OSError:
             return
         self._others_bytes = total
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from treadle.disk import fsync_folder
+
 from treadle_streams.archive.errors import ArchiveBusy, ArchiveUnwritable
 
 __all__ = ["Folder", "Store", "store_at"]
@@ -78,7 +80,7 @@ class Folder:
                     fresh.unlink()
                 raise
             for folder in {file.parent, *(folder.parent for folder in made)}:
-                _sync(folder)
+                fsync_folder(folder)
         except OSError as err:
             raise ArchiveUnwritable(str(file), err.strerror or str(err)) from err
 
@@ -92,7 +94,7 @@ class Folder:
         try:
             (self.path / name).unlink(missing_ok=True)
             if (self.path / name).parent.is_dir():
-                _sync((self.path / name).parent)
+                fsync_folder((self.path / name).parent)
         except OSError as err:
             raise ArchiveUnwritable(self.at(name), err.strerror or str(err)) from err
 
@@ -125,11 +127,3 @@ def store_at(target: str) -> Store:
 
         return ObjectStore(target)
     return Folder(Path(rest if found else target).expanduser().absolute())
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from treadle_schemas.canonical import canonical_json
 
+from treadle_trainer._files import crc32_file, fsync_file, fsync_folder
 from treadle_trainer.data.rendering import TokenizerId
 from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, TokenizerMismatch
 
@@ -162,7 +162,7 @@ class Columns:
     def verify(self) -> None:
         """Read every file and compare its checksum. Raises ColumnsDamaged."""
         for name, (_, checksum) in self.meta.files.items():
-            if _crc(self.path / name) != checksum:
+            if crc32_file(self.path / name) != checksum:
                 raise ColumnsDamaged(self.path, f"{name} has other bytes than were written")
 
 
@@ -186,14 +186,14 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         write(fresh)
         for file in fresh.iterdir():
-            _sync(file)
-        _sync(fresh)
+            fsync_file(file)
+        fsync_folder(fresh)
         try:
             fresh.rename(folder)
         except OSError:
             if not (folder / META).exists():
                 raise
-        _sync(folder.parent)
+        fsync_folder(folder.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -205,7 +205,7 @@ def forget(corpus: Path) -> None:
 
 def checksums(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and CRC-32 of each file in a folder."""
-    return {file.name: (file.stat().st_size, _crc(file)) for file in sorted(folder.iterdir())}
+    return {file.name: (file.stat().st_size, crc32_file(file)) for file in sorted(folder.iterdir())}
 
 
 def _mapped(path: Path, name: str, meta: ColumnsMeta, dtype: str, width: int) -> NDArray[Any]:
@@ -219,19 +219,3 @@ def _mapped(path: Path, name: str, meta: ColumnsMeta, dtype: str, width: int) ->
         return np.empty(shape, kind)
     # a plain array over the map: slices of a memmap object cost ten times as much
     return np.asarray(np.memmap(file, kind, "r", shape=shape))
-
-
-def _crc(file: Path) -> int:
-    total = 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            total = zlib.crc32(chunk, total)
-    return total
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

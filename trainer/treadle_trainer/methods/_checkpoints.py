@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from treadle_trainer._files import fsync_folder, write_atomically
+from treadle_trainer._files import crc32_file, fsync_folder, write_atomically
 
 __all__ = ["Checkpoint", "last_valid", "seal"]
 
@@ -42,7 +41,7 @@ def seal(folder: Path, training: str, reader: dict[str, Any]) -> None:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with file.open("rb+") as opened:
             os.fsync(opened.fileno())
-        files[str(file.relative_to(folder))] = (file.stat().st_size, _crc(file))
+        files[str(file.relative_to(folder))] = (file.stat().st_size, crc32_file(file))
     fsync_folder(folder)
     write_atomically(folder / SEAL, msgspec.json.encode(_Seal(training=training, reader=reader, files=files)))
     fsync_folder(folder.parent)
@@ -83,7 +82,7 @@ def _difference(folder: Path, sealed: _Seal, training: str) -> str:
         found = file.stat().st_size if file.is_file() else None
         if found != size:
             return f"{name} has {found} bytes instead of {size}" if found is not None else f"{name} is missing"
-        if _crc(file) != crc:
+        if crc32_file(file) != crc:
             return f"{name} has other bytes than were written"
     return ""
 
@@ -91,11 +90,3 @@ def _difference(folder: Path, sealed: _Seal, training: str) -> str:
 def _step(folder: Path) -> int:
     number = folder.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
-
-
-def _crc(file: Path) -> int:
-    total = 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            total = zlib.crc32(chunk, total)
-    return total
