@@ -15,7 +15,10 @@ __all__ = ["invalid_calls", "invalid_share", "vitals"]
 def invalid_calls(message: dict[str, Any], tools: Sequence[dict[str, Any]] | None) -> int:
     """How many tool calls of an OpenAI chat message name no tool of `tools` (None: any name goes), or have no JSON object as arguments."""
     calls = message.get("tool_calls")
-    return sum(not _is_valid(call, _names(tools)) for call in calls) if isinstance(calls, list) else 0
+    if not isinstance(calls, list) or not calls:
+        return 0
+    names = _names(tools)
+    return sum(not _is_valid(call, names) for call in calls)
 
 
 def invalid_share(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None) -> float:
@@ -31,10 +34,17 @@ def vitals(said: Interaction) -> tuple[int, int, float | None]:
     return int(said.status == "error"), invalid, said.cost
 
 
-def _names(tools: Sequence[dict[str, Any]] | None) -> set[Any] | None:
+def _names(tools: Sequence[dict[str, Any]] | None) -> set[str] | None:
+    """The names of tools, whatever else an agent lists there. None: it lists nothing."""
     if not tools:
         return None
-    return {(tool.get("function") or tool).get("name") for tool in tools}
+    names = set()
+    for tool in tools:
+        function = tool.get("function")
+        name = (function if isinstance(function, dict) and function else tool).get("name")
+        if isinstance(name, str):
+            names.add(name)
+    return names
 
 
 def _is_valid(call: Any, names: set[Any] | None) -> bool:

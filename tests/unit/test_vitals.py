@@ -58,3 +58,13 @@ def test_only_what_the_interaction_wrote_counts() -> None:
     assert vitals(read_interaction(said)) == (1, 1, 0.25)
     shifted = said | {"transcript": {"head": "0" * 64, "count": 2}, "response": [4, 5]}
     assert vitals(read_interaction(shifted)) == (1, 1, 0.25)
+
+
+@pytest.mark.parametrize(
+    "tool", [{"function": "x"}, {"function": {"name": ["a"]}}, {"name": {}}, {"function": None}, {}]
+)
+def test_a_list_of_tools_that_makes_no_sense_names_none(tool: dict[str, Any]) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "a", "arguments": "{}"}}
+    message = {"role": "assistant", "tool_calls": [call]}
+    assert invalid_calls(message, [tool]) == 1
+    assert invalid_calls(message, [tool, {"type": "function", "function": {"name": "a"}}]) == 0
