@@ -16,7 +16,7 @@ from treadle.spool._format import read_body
 from treadle.spool._spool import QUARANTINE
 from treadle_schemas.erasing import StoreReport
 
-from treadle_streams.worker._status import status_path
+from treadle_streams.worker._status import folder_bytes, status_path
 
 __all__ = ["erase_spool", "erase_state"]
 
@@ -34,7 +34,7 @@ def erase_state(
     )
     deadline = time.monotonic() + wait_s
     for folder in folders:
-        size = _size(folder)
+        size = folder_bytes(folder)
         if dry_run:
             yield StoreReport(store="state", place=str(folder), bytes=size)
             continue
@@ -137,7 +137,3 @@ def _is_done(found: Mapping[str, Any], passed: Mapping[int, int]) -> bool:
         int(one.get("offsets", {}).get("interactions", 0)) >= passed.get(int(number), 0)
         for number, one in found.get("partitions", {}).items()
     )
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
+from treadle.disk import fsync_folder
 from treadle_schemas.erasing import StoreReport, subject_digest
 from treadle_schemas.ids import check_workspace
 
@@ -47,6 +48,7 @@ class Remembered:
                     file.flush()
                     os.fsync(file.fileno())
                 fresh.replace(self._path)
+                fsync_folder(self._path.parent)
         return report
 
     def left(self) -> Iterator[StoreReport]:

@@ -115,10 +115,8 @@ class Batch:
         )
         for name in self.episodes.lost:
             self._erase(name, self.meta.clock_ms)
-        for key in {e.key for e in about_rows}:
-            row = self._rows.entries[key].row
-            if row is not None and row.lost:
-                self._erase(row.episode_id, row.append_ms)
+        for row in list(self._rows.lost):
+            self._erase(row.episode_id, row.append_ms)
         restore = self.meta.restore
         for event in events:
             self._known = restore is not None and restore.known(event.arrival.kind, event.arrival.offset)

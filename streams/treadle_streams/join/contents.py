@@ -153,7 +153,7 @@ class Contents:
         """A part with its content, None where it is not there."""
         key = part_key(episode_id, name)
         node = self._entry(key).node
-        return None if node is None else self._part(key, node)
+        return None if node is None else _part(key, node, self._content(key))
 
     def emit(self, episode_id: str, names: Iterable[str]) -> list[Emission]:
         """The parts that `.graded` has not, among those named and all that they need, in the order of need. They are whole."""
@@ -173,7 +173,8 @@ class Contents:
             sealed_by = ""
             for key, node in reversed(chain):
                 out += self.emit(episode_id, node.claims.values())
-                part, key_id = self._part(key, node), self._key_of(key)
+                content = self._content(key)
+                part, key_id = _part(key, node, content), key_id_of(content) if is_sealed(content) else ""
                 node.emitted = True
                 length = len(dumps(part.body))
                 if link and (size + length > LINK_BYTES or key_id != sealed_by):
@@ -184,11 +185,6 @@ class Contents:
             if link:
                 out.append(_emission(episode_id, link, last, sealed_by))
         return out
-
-    def _key_of(self, key: bytes) -> str:
-        """The key that sealed a part."""
-        content = self._content(key)[len(_CONTENT) :]
-        return key_id_of(content) if is_sealed(content) else ""
 
     def _judge(self, key: bytes, node: Node) -> None:
         needs = [self._entry(need).node for need in node.needs(key)]
@@ -217,16 +213,11 @@ class Contents:
                 return
             node.group = bytes.fromhex(content_hash(asked))
 
-    def _part(self, key: bytes, node: Node) -> Part:
-        body: Any = loads(open_state(self._content(key)[len(_CONTENT) :], content_key(key)))
-        prev = None if node.prev is None else node.prev.hex()
-        return Part(node.kind, key[-16:].hex(), body, prev, node.claims or None)
-
     def _content(self, key: bytes) -> bytes:
         where = content_key(key)
         data = self._puts.get(where) or self._reader.get_many([where])[0]
         assert data is not None, "a part and its content are written together"
-        return data
+        return data[len(_CONTENT) :]
 
     def _entry(self, key: bytes) -> _Entry:
         entry = self._entries.get(key)
@@ -239,6 +230,12 @@ class Contents:
 def _episode_of(key: bytes) -> str:
     length = int.from_bytes(key[1:3])
     return key[3 : 3 + length].decode()
+
+
+def _part(key: bytes, node: Node, content: bytes) -> Part:
+    body: Any = loads(open_state(content, content_key(key)))
+    prev = None if node.prev is None else node.prev.hex()
+    return Part(node.kind, key[-16:].hex(), body, prev, node.claims or None)
 
 
 def _emission(episode_id: str, parts: list[Part], count: int, key_id: str = "") -> Emission:

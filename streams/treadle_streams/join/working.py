@@ -43,6 +43,8 @@ class Rows:
     def __init__(self, reader: RowReader) -> None:
         self._reader = reader
         self.entries: dict[bytes, Entry] = {}
+        self.lost: list[RowState] = []
+        """Of those that were read: whose key was destroyed."""
         self._made: dict[str, list[bytes]] = {}
 
     def load(self, keys: Iterable[bytes]) -> None:
@@ -52,6 +54,8 @@ class Rows:
             for key, data in zip(missing, self._reader.get_many(missing), strict=True):
                 row = None if data is None else decode(data)
                 self.entries[key] = Entry(row, data, gauges_of(row))
+                if row is not None and row.lost:
+                    self.lost.append(row)
 
     def get(self, key: bytes) -> Entry:
         """One row; `row` None where nothing is kept."""

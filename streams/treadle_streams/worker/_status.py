@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from treadle_schemas.moments import now
 
-__all__ = ["StatusFile", "status_path"]
+__all__ = ["StatusFile", "folder_bytes", "status_path"]
 
 
 def status_path(home: Path, workspace: str, instance: int = 0) -> Path:
@@ -39,7 +39,7 @@ class StatusFile:
         """Replace the file, so that a reader sees the old or the new one. A full disk costs a report, not the worker."""
         if self._state is not None and time.monotonic() - self._measured >= _MEASURE_S:
             self._measured = time.monotonic()
-            self._fixed["state_bytes"] = _size(self._state)
+            self._fixed["state_bytes"] = folder_bytes(self._state)
         fresh = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
             fresh.write_text(json.dumps(self._fixed | report))
@@ -52,7 +52,7 @@ class StatusFile:
         self.path.unlink(missing_ok=True)
 
 
-def _size(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Bytes of all files in a folder; those that go away meanwhile count as nothing."""
     total = 0
     for place, _, files in os.walk(folder):
