@@ -80,7 +80,6 @@ def trace_subject(path: Path, names: Collection[str]) -> list[RowTrace]:
     numbers = _versions.versions(path)
     end = _versions.read_version(path, numbers[-1]).bodies if numbers else 0
     if numbers:
-        _versions.lease(path, numbers[-1])
         _versions.bring(path, numbers[-1])
     bodies = Bodies(path)
     found: dict[int, Key] = {}

@@ -39,6 +39,7 @@ from treadle_corpus import (
     untag,
     versions,
 )
+from treadle_corpus.lineage import trace_rows, trace_subject
 from treadle_corpus.objects import ObjectStore, fetch_folder, history, lease, place_at, publish_folder, store
 from treadle_corpus.objects.cache import evict
 from treadle_corpus.objects.layout import object_name, read_piece
@@ -107,6 +108,21 @@ def test_what_is_read_from_the_store_is_what_a_folder_would_hold(url: str, tmp_p
         with Corpus.open(f"{folder}@v6") as local:
             assert not newest.diff(local).updated
             assert list(newest.rows("all")) == list(local.rows("all"))
+
+
+def test_the_history_is_walked_where_nobody_opened_a_version(
+    url: str, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    for n in range(6):
+        run(url, batch(n))
+        run(str(folder), batch(n))
+    assert len(list((folder / "index").glob("*.log"))) > 1
+    another_machine(monkeypatch, tmp_path)
+    keys = [("r0", "r0"), ("r5", "r5")]
+    assert trace_rows(resolve_target(url), keys) == trace_rows(folder, keys)
+    another_machine(monkeypatch, tmp_path, "third")
+    assert trace_subject(resolve_target(url), ["alice"]) == trace_subject(folder, ["alice"])
 
 
 def test_a_machine_with_an_empty_home_reads_and_goes_on(

@@ -44,23 +44,12 @@ def budget_bytes() -> int:
 def open_version(place: Place, version: int) -> _versions.Lease:
     """Bring the file of a version here, and keep it until the lease is closed. Raises VersionMissing, StoreError, CorpusFull."""
     with _locked(place.cache):
-        file = place.cache / version_name(version)
-        try:
-            data, _, _ = published_version(place.store, version)
-        except VersionMissing:
-            _forget(place.cache, version)
-            raise
-        if not file.exists() or file.read_bytes() != data:
-            _forget(place.cache, version)
-            with _disk.writing(file):
-                file.parent.mkdir(exist_ok=True)
-            _disk.create(file, data)
-        os.utime(file)
+        _placed(place, version)
         return _versions.Lease(place.cache, version)
 
 
 def fetch(place: Place, version: int) -> None:
-    """Bring all that an opened version needs here. Raises VersionMissing, ObjectDamaged, StoreError, CorpusFull, CorpusUnwritable."""
+    """Bring all that a version needs here. Raises VersionMissing, ObjectDamaged, StoreError, CorpusFull, CorpusUnwritable."""
     done = place.cache / "have" / f"v{version}"
     if done.exists():
         return
@@ -69,8 +58,8 @@ def fetch(place: Place, version: int) -> None:
             return
         store = place.store
         file = place.cache / version_name(version)
-        if not file.exists():
-            raise VersionMissing(place.url, version, [])
+        if not file.exists():  # nobody opened it here: whoever walks through the history comes by every journal
+            _placed(place, version)
         found, contents = decode_contents(store.at(version_name(version)), version, file.read_bytes())
         assemble(store, journal_file(place.cache, found.journal), contents.journal)
         place_bodies(store, place.cache / "bodies", contents)
@@ -78,6 +67,22 @@ def fetch(place: Place, version: int) -> None:
             done.parent.mkdir(exist_ok=True)
         _disk.create(done, b"")
     evict(place.cache.parent, budget_bytes())
+
+
+def _placed(place: Place, version: int) -> None:
+    """The file of a version is here, and as it is published. The caller holds the cache's lock."""
+    file = place.cache / version_name(version)
+    try:
+        data, _, _ = published_version(place.store, version)
+    except VersionMissing:
+        _forget(place.cache, version)
+        raise
+    if not file.exists() or file.read_bytes() != data:
+        _forget(place.cache, version)
+        with _disk.writing(file):
+            file.parent.mkdir(exist_ok=True)
+        _disk.create(file, data)
+    os.utime(file)
 
 
 def evict(root: Path, budget: int) -> None:

@@ -21,7 +21,8 @@ from treadle.cli.support import (
 )
 from treadle.log import Admin
 from treadle.settings import Settings
-from treadle_corpus import Corpus, CorpusError, folded_offsets
+from treadle_corpus import Corpus, CorpusMissing, VersionMissing, folded_offsets
+from treadle_corpus.objects import place_at
 from treadle_schemas.codec import to_json
 from treadle_schemas.moments import now, to_micros
 from treadle_schemas.workspace import WorkspaceSettings
@@ -196,7 +197,7 @@ def _corpus_needs(settings: Settings, found: WorkspaceSettings) -> list[Need]:
         try:
             _, path = target_of(settings, found.workspace, policy)
             offsets = _folded(path)
-        except CorpusError:
+        except (CorpusMissing, VersionMissing):
             continue  # there is none yet: it will be made of archive and log
         needs += [
             Need("graded", partition, offsets.get(partition, 0), f"the corpus {path} of policy {policy.name}")
@@ -206,11 +207,10 @@ def _corpus_needs(settings: Settings, found: WorkspaceSettings) -> list[Need]:
 
 
 def _folded(path: Path) -> dict[int, int]:
-    try:
+    if place_at(path) is None:
         return folded_offsets(path)
-    except CorpusError:  # in an object store, and its writer on another machine
-        with Corpus.open(path) as newest:
-            return {int(partition): offset for partition, offset in newest.manifest.offsets.items()}
+    with Corpus.open(path) as newest:  # its writer may be on another machine
+        return {int(partition): offset for partition, offset in newest.manifest.offsets.items()}
 
 
 def _before_ms(before: str | None, keep: float | None) -> int | None:

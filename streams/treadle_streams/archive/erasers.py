@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from treadle.log import Record
+from treadle_corpus import CorpusError
 from treadle_schemas import codec
 from treadle_schemas.canonical import loads
 from treadle_schemas.erasing import ErasureRequest, StoreReport
@@ -40,7 +41,7 @@ def erase_archives(request: ErasureRequest) -> Iterator[StoreReport]:
         try:
             for archive in creations(target, request.workspace):
                 yield from _erase(archive, request)
-        except ArchiveError as err:
+        except (ArchiveError, CorpusError) as err:  # of an object store
             yield StoreReport(store="archive", place=target, remains=(f"{err}; then erase again",))
 
 
