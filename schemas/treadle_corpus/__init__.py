@@ -3,7 +3,7 @@
 Importing this package is light; Deeplake is loaded when a corpus is opened.
 """
 
-from treadle_corpus._moments import folded_offsets
+from treadle_corpus._moments import folded_offsets, workspace_of
 from treadle_corpus._parts import PartRecord, read_parts
 from treadle_corpus._rows import Decision, GradedRecord, decode_key, read_record
 from treadle_corpus._tally import Tally, kinds_of
@@ -115,4 +115,5 @@ __all__ = [
     "trace_subject",
     "untag",
     "versions",
+    "workspace_of",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from treadle_corpus import _files, _versions
+from treadle_corpus._control import Control
 from treadle_corpus._journal import decoded, journals, read_journal
 from treadle_corpus._parts import PartKey
 from treadle_corpus._recovery import checked_journal
@@ -15,7 +16,7 @@ from treadle_corpus._state import State
 from treadle_corpus._versions import VersionFile
 from treadle_corpus.errors import CorpusDamaged
 
-__all__ = ["Moment", "folded_offsets", "moments"]
+__all__ = ["Moment", "first_control", "folded_offsets", "moments", "workspace_of"]
 
 
 class Moment(NamedTuple):
@@ -58,6 +59,22 @@ def moments(path: Path, *, head: bool = False) -> Iterator[Moment]:
             raise CorpusDamaged(path, f"index/{journal:06d}.log cannot be read ({err})") from err
         if journal in last and state is not None and at_end not in made:
             yield Moment(None, state, rows, parts)
+
+
+def first_control(path: Path) -> Control | None:
+    """What the newest journal of the corpus at `path` begins with: whose it is, above all. None before the first commit.
+
+    Raises CorpusMissing, CorpusOutdated, CorpusDamaged.
+    """
+    last = journals(path)[-1:] if _files.check_marker(path) == "ready" else []
+    first = next(decoded(path, read_journal(path, last[0])), None) if last else None
+    return None if first is None else first[1].control
+
+
+def workspace_of(path: Path) -> str | None:
+    """Whose corpus it is, None before its first commit. Raises CorpusMissing, CorpusOutdated, CorpusDamaged."""
+    held = first_control(path)
+    return None if held is None else held.workspace
 
 
 def folded_offsets(path: Path) -> dict[int, int]:

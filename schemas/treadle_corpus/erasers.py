@@ -8,6 +8,7 @@ from typing import Final
 
 from treadle_schemas.erasing import ErasureRequest, StoreReport
 
+from treadle_corpus._moments import workspace_of
 from treadle_corpus.erasure import erase, erasures, rows_of
 from treadle_corpus.errors import CorpusError, CorpusMissing
 from treadle_corpus.objects.place import name_of, place_at
@@ -44,10 +45,10 @@ def erase_corpora(request: ErasureRequest) -> Iterator[StoreReport]:
 
 
 def _erased(path: Path, request: ErasureRequest) -> StoreReport | None:
-    found = rows_of(path, request.episodes)
-    if found.workspace != request.workspace:
+    if workspace_of(path) != request.workspace:
         return None
     if request.dry_run:
+        found = rows_of(path, request.episodes)
         versions = tuple(f"v{n} has {count:,} of them" for n, count in sorted(found.removed.items()))
         return (
             None

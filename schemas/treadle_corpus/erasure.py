@@ -13,8 +13,7 @@ from pathlib import Path
 
 from treadle_corpus import _files
 from treadle_corpus._control import Control
-from treadle_corpus._journal import decoded, journals, read_journal
-from treadle_corpus._moments import moments
+from treadle_corpus._moments import first_control, moments
 from treadle_corpus._recovery import recover
 from treadle_corpus._remake import Remake
 from treadle_corpus._rows import Key
@@ -95,8 +94,6 @@ def erase(
 class Found:
     """What a corpus has of episodes."""
 
-    workspace: str = ""
-    """Whose corpus it is."""
     told: dict[int, Manifest] = field(default_factory=dict)
     """Every version of the corpus."""
     rows: set[Key] = field(default_factory=set)
@@ -118,7 +115,6 @@ def rows_of(path: Path, episodes: Collection[str]) -> Found:
     found = Found()
     parts: set[tuple[str, str]] = set()
     for moment in moments(path, head=True):
-        found.workspace = moment.state.control.workspace
         found.rows.update(key for key in moment.rows if key[0] in episodes)
         parts.update(key for key in moment.parts if key[0] in episodes)
         if moment.version is not None:
@@ -133,11 +129,9 @@ def rows_of(path: Path, episodes: Collection[str]) -> Found:
 
 def _ordered(path: Path) -> Control:
     """Bring an interrupted run into order; whose corpus it is. The caller holds the lock. Raises CorpusDamaged, CorpusFull."""
-    last = journals(path)[-1:]
-    first = next(decoded(path, read_journal(path, last[0])), None) if last else None
-    if first is None:
+    held = first_control(path)
+    if held is None:
         raise CorpusDamaged(path, "has no journal that can be read")
-    held = first[1].control
     fresh = Control(workspace=held.workspace, workspace_created_at=held.workspace_created_at)
     found = recover(path, fresh)
     found.journal.close()

@@ -57,9 +57,9 @@ class History:
         Raises ArchiveGap where offsets are nowhere, ArchiveDamaged, LogError.
         """
         name = topic(self._settings.workspace, kind)
-        count = Admin(self._servers).partitions().get(name, self._settings.partitions)
-        places = [(name, partition) for partition in range(count)]
         admin = Admin(self._servers)
+        count = admin.partitions().get(name, self._settings.partitions)
+        places = [(name, partition) for partition in range(count)]
         ends = dict(until) if until is not None else {p: o for (_, p), o in admin.stable_offsets(places).items()}
         begin = {p: (start or {}).get(p, 0) for p in ends}
         starts = {p: o for (_, p), o in admin.start_offsets([(name, p) for p in ends]).items()}

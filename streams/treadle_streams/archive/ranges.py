@@ -82,7 +82,6 @@ class Archive:
 
     def __init__(self, target: str, settings: WorkspaceSettings) -> None:
         """Nothing is looked at yet. Raises TargetError."""
-        self.target = target
         self.store: Store = store_at(target)
         self.workspace = settings.workspace
         self.created_at = settings.created_at
@@ -107,10 +106,6 @@ class Archive:
                 break
             start = max(start, found.next)
         return start
-
-    def refresh(self) -> None:
-        """Look again."""
-        self._known = None
 
     def records(self, found: Range) -> Iterator[Record]:
         """The records of a range; those that were erased are there without key and value, see `ERASED_HEADER`. Raises ArchiveDamaged."""
@@ -182,7 +177,12 @@ class Archive:
         if sum(1 for _ in self.records(made)) != len(records):
             raise ArchiveDamaged(self.store.at(f"{folder}/{made.file}"), "what was written is not what is read back")
         self.store.put(f"{folder}/{first:020d}.json", msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
-        self._known = None
+        if self._known is not None:
+            ranges = self._known.setdefault((kind, partition), [])
+            # the name of a manifest is its first offset
+            ranges[:] = sorted(
+                [*(one for one in ranges if one.first != first), made], key=lambda one: (one.first, one.next)
+            )
         return made
 
     def name_of(self, found: Range) -> str:

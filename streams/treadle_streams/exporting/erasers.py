@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from treadle_corpus import CorpusError
+from treadle_corpus import CorpusError, workspace_of
 from treadle_corpus.erasers import corpora_of
 from treadle_corpus.erasure import rows_of
 from treadle_corpus.exports import exports, state_of
@@ -26,11 +26,10 @@ def erase_exports(request: ErasureRequest) -> Iterator[StoreReport]:
         if place_at(path) is not None or not exports(path):
             continue
         try:
-            found = rows_of(path, request.episodes)
-            if found.workspace != request.workspace:
+            if workspace_of(path) != request.workspace:
                 continue
             if request.dry_run:
-                yield from _planned(path, found.removed)
+                yield from _planned(path, rows_of(path, request.episodes).removed)
                 continue
             for done in rewrite_exports(path):
                 remains = (done.remains,) if done.remains else ()

@@ -97,6 +97,7 @@ class Snapshotter:
             filters.check_syntax(policy.filter)  # before anything is made
         self._servers = servers
         self._workspace = workspace
+        self._corpus = corpus
         self._tell = tell
         self._replace_policy = replace_policy
         self.writer = self._opened(corpus, policy)
@@ -128,7 +129,7 @@ class Snapshotter:
         self.writer.close()
         while not stop.wait(_GIVE_WAY_S):
             try:
-                self.writer = self._opened(self.writer.path, self.writer.policy)
+                self.writer = self._opened(self._corpus, self.writer.policy)
                 return
             except CorpusLocked:
                 continue
@@ -164,7 +165,7 @@ class Snapshotter:
         wait_for_join(admin, self._workspace, wait_s, self._tell)  # 1
         wait_regraded(admin, self._workspace, self._pending, began, wait_s, self._tell)  # 2
         history = History(self._servers, self._workspace)
-        ends = graded_ends(admin, self._workspace, self.writer.offsets, self.writer.path, history)
+        ends = graded_ends(admin, self._workspace, self.writer.offsets, self.writer.name, history)
         refused = self._fold(history, ends)  # 3
         pending = self._pending.count(self.writer.settled, self.writer.unsettled())
         metrics = filters.metric_types(self._workspace, self.writer.metric_kinds)
