@@ -138,6 +138,7 @@ class _Proxy:
             try:
                 response, handle = await self._ask(loaded, asked)
             except httpx.HTTPError as err:
+                _look_after(deployment, loaded, err)
                 self._noted(deployment, loaded, arm, f"{type(err).__name__}: {err}")
                 continue
             if response.is_success:
@@ -151,6 +152,7 @@ class _Proxy:
         try:
             response, handle = await self._ask(loaded, asked)
         except httpx.HTTPError as err:
+            _look_after(deployment, loaded, err)
             raise _Refused(
                 502, "model_unreachable", f"{loaded.release} does not answer: {type(err).__name__}: {err}"
             ) from err
@@ -212,6 +214,11 @@ class _Proxy:
 
     def _named(self) -> str:
         return ", ".join(sorted(self._deployments))
+
+
+def _look_after(deployment: Deployment, loaded: Loaded, err: httpx.HTTPError) -> None:
+    if isinstance(err, httpx.ConnectError):  # nobody listens there any more
+        deployment.lost(loaded)
 
 
 def _understood(body: dict[str, Any], headers: Mapping[str, str]) -> _Asked:

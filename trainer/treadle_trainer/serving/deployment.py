@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import httpx
+from msgspec.structs import replace
 from treadle_schemas import ReleaseId
 from treadle_schemas.errors import TreadleError
 from treadle_schemas.records import ReleaseManifest
@@ -18,6 +19,7 @@ from treadle_schemas.traffic import Arm, Traffic
 
 from treadle_trainer.errors import DeployFailed
 from treadle_trainer.registry import Registry
+from treadle_trainer.registry._aliases import Aliases
 from treadle_trainer.serving.backends import CONNECT_S, Backend, Served, probe
 from treadle_trainer.serving.routing import Breaker
 
@@ -72,6 +74,9 @@ class Deployment:
         self._loaded: dict[str, Loaded] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._again_at: dict[str, tuple[float, float]] = {}
+        self._lost: list[Loaded] = []
+        self._settled: Aliases | None = None
+        """What the registry said when all that it named was ready: as long as it says that, nothing is to do."""
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -112,29 +117,35 @@ class Deployment:
 
     async def step(self) -> None:
         """Look at the registry once. Traffic changes only after the releases that it names are ready."""
-        wanted = await asyncio.to_thread(self.registry.traffic)
+        aliases = await asyncio.to_thread(lambda: self.registry.aliases)
+        if aliases == self._settled:
+            return
+        wanted = await asyncio.to_thread(self.registry.traffic, aliases)
         named = [release for release in (wanted.champion, wanted.canary, wanted.control) if release is not None]
         ready = {release: await self._is_ready(release) for release in dict.fromkeys(named)}
         champion = wanted.champion
         if champion is not None and not ready[champion]:
             champion = self.traffic.champion or await self._fallback()
-        self.traffic = Traffic(
-            champion=champion,
-            canary=wanted.canary if wanted.canary is not None and ready[wanted.canary] else None,
-            canary_share=wanted.canary_share,
-            control=wanted.control if wanted.control is not None and ready[wanted.control] else None,
-            control_share=wanted.control_share,
-        )
+        self.traffic = self._loaded_of(replace(wanted, champion=champion, manifests={}))
+        self._settled = aliases if all(ready.values()) else None
         for gone in set(self.problems) - set(named):
             del self.problems[gone]
         await self._retire({*named, *([] if champion is None else [champion])})
 
+    def lost(self, gone: Loaded) -> None:
+        """The server of a release is not there any more. It is loaded anew, where the registry still names it."""
+        if self._loaded.get(gone.release) is gone:
+            del self._loaded[gone.release]
+            self._lost.append(gone)
+            self.traffic = self._loaded_of(self.traffic)
+            self._settled = None
+
     async def close(self) -> None:
         """Let go of every client and recorder. The backend is its owner's."""
-        for each in self._loaded.values():
-            await each.client.aclose()
-            await asyncio.to_thread(each.recorder.close)
+        for each in (*self._loaded.values(), *self._lost):
+            await _let_go(each)
         self._loaded.clear()
+        self._lost.clear()
         self.traffic = Traffic()
 
     async def _is_ready(self, release: str) -> bool:
@@ -161,14 +172,21 @@ class Deployment:
 
     async def _retire(self, needed: set[str]) -> None:
         """Let go of releases that nothing names any more. The newest stays: a rollback or a promotion may be about to name it."""
+        for gone in [each for each in self._lost if not each.open]:
+            self._lost.remove(gone)
+            await _let_go(gone)
         idle = [release for release, each in self._loaded.items() if release not in needed and not each.open]
         for release in idle[:-1]:
             each = self._loaded.pop(release)
             self._locks.pop(release, None)
-            await each.client.aclose()
-            await asyncio.to_thread(each.recorder.close)
+            await _let_go(each)
             with suppress(DeployFailed):
                 await self._backend.unload(each.manifest)
+
+    def _loaded_of(self, wanted: Traffic) -> Traffic:
+        """The same as far as releases are loaded."""
+        named = {"champion": wanted.champion, "canary": wanted.canary, "control": wanted.control}
+        return replace(wanted, **{arm: release if release in self._loaded else None for arm, release in named.items()})
 
     def _connected(self, release: str, manifest: ReleaseManifest, served: Served) -> Loaded:
         from treadle.integrations import wrap
@@ -181,3 +199,8 @@ class Deployment:
             limits=httpx.Limits(max_connections=None),
         )
         return Loaded(release, manifest, served, wrap(client, recorder), recorder)
+
+
+async def _let_go(each: Loaded) -> None:
+    await each.client.aclose()
+    await asyncio.to_thread(each.recorder.close)
