@@ -182,7 +182,7 @@ class _Turn:
     def _trained(self) -> ReleaseId:
         """Steps 1 and 2."""
         policy, name = self.policy, f"{self.key}-train"
-        base = self._base()
+        base, parent = self._base()
         folder = self.runner.prepare(name)
         out = folder / "model"
         self.runner.discard(name, out.name)
@@ -191,24 +191,30 @@ class _Turn:
             training = self.evidence["training"] = self._run(name, spec)
         with self._stage("register"):
             release = register_candidate(
-                self.registry, out, self.corpus, policy, base, self.champion, training, job=self.key, label=self.label
+                self.registry, out, self.corpus, policy, base, parent, training, job=self.key, label=self.label
             )
         self.runner.discard(name, out.name)
         return release
 
-    def _base(self) -> Path:
-        if self.policy.base is None:
-            return model_folder(self.registry, self.champion)
-        if self.policy.base != PREVIOUS:
-            return Path(self.policy.base)
+    def _base(self) -> tuple[Path, ReleaseId]:
+        """The folder to train from, and the release that the candidate's lineage goes on with."""
+        if self.policy.base is not None and self.policy.base != PREVIOUS:
+            return Path(self.policy.base), self.champion
+        release = self._previous() if self.policy.base == PREVIOUS else None
+        if release is None:
+            return model_folder(self.registry, self.champion), self.champion
+        return self.registry.folder(release), release
+
+    def _previous(self) -> ReleaseId | None:
+        """The newest candidate that may be trained from."""
         quarantined = self.registry.aliases.quarantined
         for manifest in reversed(self.registry.releases()):
             release = ReleaseId.parse(manifest.release)
             trained = manifest.method is not None and manifest.kind == "model"
             if trained and str(release.number) not in quarantined and not self.registry.collected(release):
                 self.registry.verify(release)
-                return self.registry.folder(release)
-        return model_folder(self.registry, self.champion)
+                return release
+        return None
 
     def _compared(self, candidate: ReleaseId) -> Comparison:
         """Step 3."""
