@@ -316,8 +316,11 @@ def test_a_policy_may_ask_a_person_or_the_live_traffic_first(
     # the same job: only what follows the gate is another, so nothing is decided twice
     tried = run_turn(corpora["clean"], guarded.changed({"promotion": "canary"}), registry, split=SPLIT, runner=runner)
     assert tried.repeated
-    other = guarded.changed({"promotion": "canary", "seed": 3})
-    assert run_turn(corpora["clean"], other, registry, split=SPLIT, runner=runner).decision == "admitted"
+    other = guarded.changed({"promotion": "canary", "seed": 3, "base": "previous"})
+    admitted = run_turn(corpora["clean"], other, registry, split=SPLIT, runner=runner)
+    assert admitted.decision == "admitted"
+    # what the previous candidate learnt is in it
+    assert registry.manifest(admitted.candidate).parent == str(asked.candidate)
     with pytest.raises(EvaluationFailed, match="names the metric 'speed', but the evaluation gave: length, valid"):
         run_turn(corpora["clean"], POLICY.changed({"gate.guards.speed": {}}), registry, split=SPLIT, runner=runner)
 

@@ -55,11 +55,12 @@ class JobQueue:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "queue"
         self._lock = folder / "queue.lock"
+        self._done: set[int] = set()
+        """Jobs that are done, which they stay: nothing to look at again."""
 
     def jobs(self) -> list[Job]:
         """All jobs, oldest first."""
-        numbers = sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdecimal())
-        return [self.job(number) for number in numbers]
+        return [self.job(number) for number in self._numbers()]
 
     def job(self, number: int) -> Job:
         """Job `number`. Raises JobMissing."""
@@ -105,7 +106,15 @@ class JobQueue:
 
     def next(self) -> Job | None:
         """The oldest job that somebody asked for and nobody has begun."""
-        return next((job for job in self.jobs() if job.state == "queued" and not job.automatic), None)
+        for number in self._numbers():
+            if number in self._done:
+                continue
+            job = self.job(number)
+            if job.state == "queued" and not job.automatic:
+                return job
+            if job.state == "done":
+                self._done.add(number)
+        return None
 
     def recover(self) -> None:
         """Put back what a crash of the service left running. Only the service calls this, before it begins anything."""
@@ -159,6 +168,9 @@ class JobQueue:
     def cancelling(self, number: int) -> bool:
         """Whether somebody wants it to end."""
         return self.job(number).cancelling
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self._folder.glob("*.json") if path.stem.isdecimal())
 
     def _write(self, job: Job) -> Job:
         write_atomically(self._folder / f"{job.number}.json", msgspec.json.format(msgspec.json.encode(job), indent=1))

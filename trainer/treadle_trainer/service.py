@@ -22,7 +22,7 @@ from treadle_schemas.topics import topic
 
 from treadle_trainer._files import write_atomically
 from treadle_trainer._workspace import workspace_settings
-from treadle_trainer.errors import JobStopped, NoChampion
+from treadle_trainer.errors import JobRefused, JobStopped, NoChampion
 from treadle_trainer.jobs import JobRunner
 from treadle_trainer.policy import TrainingPolicy
 from treadle_trainer.queue import Job, JobQueue
@@ -153,10 +153,10 @@ class _Desk:
             self._take(record)
         if not self._reader.at_end or time.monotonic() < self._retry_at:
             return False
-        asked = self._queue.next()
-        if asked is None and not self._newest:
-            return False
         try:
+            asked = self._queue.next()
+            if asked is None and not self._newest:
+                return False
             policy = TrainingPolicy.load(self._root, self._workspace, self._slot)
         except TreadleError as err:
             self._wait(str(err))
@@ -261,6 +261,9 @@ class _Desk:
             self._queue.end(number, "queued", reason=str(err))
             self._wait(str(err))
             return False
+        except JobRefused as err:  # cancelled before it began
+            log.info("%s: %s", self.name, err)
+            return True
         except TreadleError as err:
             log.error("%s: job %d: the turn on %s failed: %s", self.name, number, ref, err)
             self._queue.end(number, "failed", reason=str(err))

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from treadle_corpus import Corpus, CorpusRef
 from treadle_corpus.forms import convert
-from treadle_corpus.views import VIEWS, every_row, jsonl, rewarded
+from treadle_corpus.views import VIEWS, jsonl
 from treadle_schemas import SettingError
 
 from treadle_trainer.backends._folder import check_folder
 from treadle_trainer.backends._settings import VIEW_OF, Backend, fill_command, fill_text
-from treadle_trainer.data import newest, only_train
+from treadle_trainer.data._selection import selection, side_rows
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._command import run_command
 
@@ -74,9 +74,8 @@ def _made(spec: TrainSpec, backend: Backend, rows: Path, out: Path, progress: Ca
 def _write_rows(spec: TrainSpec, backend: Backend, path: Path) -> dict[str, Any]:
     view = VIEW_OF[spec.method]
     with Corpus.open(CorpusRef(Path(spec.corpus), spec.version)) as corpus:
-        rows = newest(only_train(corpus.rows("train")), spec.newest_rows)
-        options = {"where": every_row if spec.rows == "all" else rewarded} if view == "sft" else {}
-        made = VIEWS[view](rows, split="train", **options)
+        options = {n: selection(o) if n == "where" else o for n, o in spec.view_options(view).items()}
+        made = VIEWS[view](side_rows(corpus, "train", spec.newest_rows), split="train", **options)
         lines, unsaid = list(made.examples), {}
         if backend.form != "treadle":
             converted = convert(backend.form, view, made, loose=backend.loose)

@@ -6,7 +6,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ from treadle_trainer.registry import Outbox, Registry
 
 __all__ = [
     "SIZE",
+    "changes_of",
     "deploy",
     "jobs_root",
     "log_to_stderr",
@@ -66,6 +67,17 @@ def jobs_root(settings: Settings) -> Path:
 def release_of(settings: Settings, text: str, slot: str = "main") -> ReleaseId:
     """The release that `workspace/slot/rN` names, or `rN` in the default workspace. Raises HandleError or SettingError."""
     return ReleaseId.parse(text if "/" in text else f"{workspace_of(settings, None)}/{slot}/{text}")
+
+
+def changes_of(texts: Iterable[str]) -> dict[str, str]:
+    """Settings written as `--set NAME=VALUE`. Raises SettingError."""
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingError(f"--set {text!r}: expected NAME=VALUE")
+        changes[name.strip()] = value
+    return changes
 
 
 def deploy(settings: Settings, release: ReleaseId) -> None:

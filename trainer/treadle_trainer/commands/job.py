@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 from treadle.cli.support import SuggestingGroup, echo_json, json_option, pass_settings, workspace_of
@@ -13,7 +12,7 @@ from treadle.settings import Settings
 from treadle_schemas import SettingError
 from treadle_schemas.codec import to_json
 
-from treadle_trainer.commands._common import jobs_root, registry_root, slot_option
+from treadle_trainer.commands._common import changes_of, jobs_root, registry_root, slot_option
 from treadle_trainer.commands._releases import registry_of
 from treadle_trainer.queue import Job, JobQueue
 
@@ -56,7 +55,7 @@ def submit(
     stored = TrainingPolicy.load(registry_root(settings), name, slot)
     if stored is None:
         raise SettingError(f"{name}/{slot} has no policy; `treadle trainer -w {name} --set ...` writes one")
-    wanted = dict(_pair(text) for text in changes)
+    wanted = changes_of(changes)
     fingerprint = stored.changed(wanted).fingerprint
     registry = registry_of(settings, name, slot)
     found, new = JobQueue(registry.path).submit(
@@ -137,21 +136,21 @@ def logs(settings: Settings, number: int, workspace: str | None, slot: str, foll
     while True:
         one = queue.job(number)
         for path in _logs(settings, one):
-            _print_new(path, seen, click.echo)
+            _print_new(path, seen)
         if not follow or one.state not in ("queued", "running"):
             break
         time.sleep(POLL_S)
     click.echo(f"job {number} {one.state}" + (f": {one.reason}" if one.reason else ""), err=True)
 
 
-def _print_new(path: Path, seen: dict[Path, int], say: Callable[..., Any]) -> None:
-    data = path.read_bytes()
-    start = seen.get(path, 0)
-    if len(data) < start:  # the job began anew
-        start = 0
-    if len(data) > start:
-        say(data[start:].decode(errors="replace"), nl=False)
-    seen[path] = len(data)
+def _print_new(path: Path, seen: dict[Path, int]) -> None:
+    with path.open("rb") as file:
+        size, start = file.seek(0, os.SEEK_END), seen.get(path, 0)
+        file.seek(start if start <= size else 0)  # else the job began anew
+        data = file.read()
+        seen[path] = file.tell()
+    if data:
+        click.echo(data.decode(errors="replace"), nl=False)
 
 
 def _logs(settings: Settings, one: Job) -> list[Path]:
@@ -168,10 +167,3 @@ def _changed(one: Job, as_json: bool) -> None:
         echo_json(to_json(one))
     else:
         click.echo(f"job {one.number} {'is being cancelled' if one.cancelling else one.state}")
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise SettingError(f"--set {text!r}: expected NAME=VALUE")
-    return name.strip(), value

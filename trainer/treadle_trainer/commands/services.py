@@ -5,10 +5,16 @@ from __future__ import annotations
 import click
 from treadle.cli.support import echo_json, pass_settings, workspace_of
 from treadle.settings import Settings
-from treadle_schemas import SettingError
 from treadle_schemas.codec import to_json
 
-from treadle_trainer.commands._common import jobs_root, log_to_stderr, registry_root, slot_option, stop_requested
+from treadle_trainer.commands._common import (
+    changes_of,
+    jobs_root,
+    log_to_stderr,
+    registry_root,
+    slot_option,
+    stop_requested,
+)
 from treadle_trainer.policy import TrainingPolicy
 
 __all__ = ["guard", "trainer"]
@@ -36,7 +42,7 @@ def trainer(
         name = workspace_of(settings, workspace)
         policy = TrainingPolicy.load(root, name, slot) or TrainingPolicy()
         if changes:
-            policy = policy.changed(dict(_pair(text) for text in changes))
+            policy = policy.changed(changes_of(changes))
             policy.save(root, name, slot)
         echo_json(to_json(policy))
         return
@@ -59,10 +65,3 @@ def guard(settings: Settings, workspace: str | None) -> None:
     log_to_stderr()
     with stop_requested() as should_stop:
         GuardService(registry_root(settings), settings.bootstrap_servers, workspace).run(should_stop)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise SettingError(f"--set {text!r}: expected NAME=VALUE")
-    return name.strip(), value

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from treadle_corpus import Corpus, CorpusRow
-from treadle_corpus.views import jsonl, rewarded, sft
+from treadle_corpus.reader import SplitChoice
+from treadle_corpus.views import every_row, jsonl, rewarded, sft
 from treadle_schemas.moments import to_micros
 
 from treadle_trainer.errors import DataRefused
 
-__all__ = ["Selection", "heldout_examples", "newest", "only_train", "read_examples"]
+__all__ = ["Selection", "heldout_examples", "newest", "only_train", "read_examples", "selection", "side_rows"]
+
+Where = Callable[[CorpusRow], bool]
+
+
+SELECTIONS: Final[Mapping[str, Where]] = {"rewarded": rewarded, "all": every_row}
+"""Which rows an sft view learns from, by the names that settings have for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,19 @@ def only_train(rows: Iterable[CorpusRow]) -> Iterable[CorpusRow]:
                 f"row {row.episode_id}/{row.interaction_id} is on the {row.split} side of the split: training takes train rows only"
             )
         yield row
+
+
+def selection(where: str) -> Where:
+    """The selection of that name. Raises DataRefused for any other."""
+    if where not in SELECTIONS:
+        raise DataRefused(f"where={where!r}: expected one of {', '.join(SELECTIONS)}")
+    return SELECTIONS[where]
+
+
+def side_rows(corpus: Corpus, split: SplitChoice, newest_rows: int | None) -> Iterable[CorpusRow]:
+    """The rows of one side of a version, or the newest of them. Raises DataRefused where the train side has another's."""
+    rows = only_train(corpus.rows("train")) if split == "train" else corpus.rows(split)
+    return rows if newest_rows is None else newest(rows, newest_rows)
 
 
 def newest(rows: Iterable[CorpusRow], limit: int | None) -> list[CorpusRow]:

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from treadle_corpus import Corpus
 from treadle_corpus.images import has_images
-from treadle_corpus.views import VIEWS, View, every_row, rewarded
+from treadle_corpus.reader import SplitChoice
+from treadle_corpus.views import VIEWS, View
 from treadle_schemas.canonical import content_hash
 
-from treadle_trainer.data._selection import newest, only_train
+from treadle_trainer.data._selection import selection, side_rows
 from treadle_trainer.data.columns import (
     ARRAYS,
     FOLDER,
@@ -38,7 +39,6 @@ KEPT_VERSIONS: Final = 2
 """Columns of older versions of the same view are removed: they can be made again, and nobody trains on them."""
 SPLIT_VIEWS: Final = frozenset({"sft", "rl", "eval"})
 """Where a long trajectory may become several sequences. A pair or a label stands for the whole: what is too long is left out."""
-_WHERE: Final[Mapping[str, Any]] = {"rewarded": rewarded, "all": every_row}
 
 
 class Conversation(NamedTuple):
@@ -66,7 +66,7 @@ def build(
     view: str = "sft",
     *,
     max_length: int | None = None,
-    split: str = "train",
+    split: SplitChoice = "train",
     newest_rows: int | None = None,
     root: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -80,9 +80,7 @@ def build(
     """
     if view not in VIEWS:
         raise DataRefused(f"view {view!r} is unknown; there are {', '.join(sorted(VIEWS))}")
-    if options.get("where", "all") not in _WHERE:
-        raise DataRefused(f"where={options['where']!r}: expected one of {', '.join(_WHERE)}")
-    given = {name: _WHERE[value] if name == "where" else value for name, value in options.items()}
+    given = {name: selection(value) if name == "where" else value for name, value in options.items()}
     if newest_rows is not None:
         options["newest_rows"] = newest_rows
     identity = identify(tokenizer)
@@ -93,11 +91,7 @@ def build(
         pass
     except ColumnsDamaged:  # derived data: made again
         shutil.rmtree(folder)
-    side: Any = split
-    rows = only_train(corpus.rows(side)) if split == "train" else corpus.rows(side)
-    if newest_rows is not None:
-        rows = newest(rows, newest_rows)
-    made = VIEWS[view](rows, split=side, **given)
+    made = VIEWS[view](side_rows(corpus, split, newest_rows), split=split, **given)
     writer = _Writer(tokenizer, view, max_length, _before(folder.parent, view, max_length))
 
     def write(fresh: Path) -> None:

@@ -20,12 +20,13 @@ import msgspec
 import pyarrow as pa
 from treadle_corpus import Corpus
 from treadle_corpus.forms import FORMS, convert
-from treadle_corpus.views import VIEWS, every_row, rewarded
+from treadle_corpus.reader import SplitChoice
+from treadle_corpus.views import VIEWS
 from treadle_schemas.canonical import content_hash, dumps, loads
 
-from treadle_trainer.data._selection import newest, only_train
+from treadle_trainer.data._selection import selection, side_rows
 from treadle_trainer.data.columns import FOLDER, META, checksums, publish
-from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, DataRefused
+from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing
 
 __all__ = ["ImageColumns", "ImageMeta", "build_images"]
 
@@ -121,7 +122,7 @@ def build_images(
     corpus: Corpus,
     *,
     where: str = "rewarded",
-    split: str = "train",
+    split: SplitChoice = "train",
     newest_rows: int | None = None,
     root: Path | None = None,
 ) -> ImageColumns:
@@ -130,6 +131,7 @@ def build_images(
     What TRL's form cannot say beside images is left out and counted (`image_place`, `remote_image`, `broken_image`); texts alone are lines
     without images.
     """
+    chosen = selection(where)
     key = content_hash([FORMAT, corpus.version, corpus.manifest.content_hash, where, split, newest_rows])[:16]
     folder = (root or corpus.path) / FOLDER / "images" / f"v{corpus.version}-sft-{key}"
     try:
@@ -138,15 +140,8 @@ def build_images(
         pass
     except ColumnsDamaged:  # derived data: made again
         shutil.rmtree(folder)
-    side: Any = split
-    rows = only_train(corpus.rows(side)) if split == "train" else corpus.rows(side)
-    if newest_rows is not None:
-        rows = newest(rows, newest_rows)
-    selections = {"rewarded": rewarded, "all": every_row}
-    if where not in selections:
-        raise DataRefused(f"where={where!r}: expected one of {', '.join(selections)}")
     assert "sft" in FORMS["trl"]
-    view = VIEWS["sft"](rows, split=side, where=selections[where])
+    view = VIEWS["sft"](side_rows(corpus, split, newest_rows), split=split, where=chosen)
     found = convert("trl", "sft", view)
     lines = [line for line in found.lines if "tools" not in line]
     without_tools = len(found.lines) - len(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from treadle_schemas import Split, content_hash
@@ -46,6 +46,12 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """None: TRL, in this process."""
     launch: Launch | None = None
     """None: one process."""
+
+    def view_options(self, view: str) -> dict[str, Any]:
+        """What it asks of its view; `where` is a name of data.SELECTIONS."""
+        if view == "sft":
+            return {"where": self.rows}
+        return {"min_margin": self.margin, "cap": self.cap} if view in ("dpo", "reward") else {}
 
     @property
     def fingerprint(self) -> str:

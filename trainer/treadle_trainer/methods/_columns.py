@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from treadle_corpus import Corpus, CorpusRef
 
+from treadle_trainer.backends import VIEW_OF
 from treadle_trainer.data.building import SPLIT_VIEWS, build
 from treadle_trainer.data.columns import Columns
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._spec import TrainSpec
 
-__all__ = ["VIEW_OF", "beside_or_in", "columns_of", "counts_of", "view_options"]
+__all__ = ["beside_or_in", "columns_of", "counts_of", "logged_tokens"]
 
 T = TypeVar("T")
 
-VIEW_OF: Final[Mapping[str, str]] = {
-    "sft": "sft",
-    "rwsft": "sft",
-    "dpo": "dpo",
-    "kto": "kto",
-    "reward": "reward",
-    "rl": "rl",
-}
-"""The view that a method learns from. `grpo` makes its own data."""
 TOLD_EVERY: Final = 1000
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -54,7 +46,7 @@ def columns_of(spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -
                 newest_rows=spec.newest_rows,
                 root=root,
                 on_progress=told,
-                **view_options(spec, view),
+                **spec.view_options(view),
             )
 
         columns = beside_or_in(spec, made)
@@ -73,6 +65,11 @@ def beside_or_in(spec: TrainSpec, made: Callable[[Path | None], T]) -> T:
         return made(Path(spec.work))
 
 
+def logged_tokens(columns: Columns) -> int:
+    """Tokens whose log-probability was logged."""
+    return 0 if columns.logprobs is None else int(np.count_nonzero(~np.isnan(columns.logprobs)))
+
+
 def counts_of(columns: Columns) -> dict[str, int]:
     """What a result says of its data: rows of the version, examples of the view, and what became of them."""
     meta = columns.meta
@@ -87,16 +84,8 @@ def counts_of(columns: Columns) -> dict[str, int]:
         "step_tokens": meta.step_tokens,
     }
     if columns.meta.view == "rl":
-        logged = 0 if columns.logprobs is None else int(np.count_nonzero(~np.isnan(columns.logprobs)))
-        counts |= {"logged_tokens": logged, "unaligned": meta.unaligned}
+        counts |= {"logged_tokens": logged_tokens(columns), "unaligned": meta.unaligned}
     return counts
-
-
-def view_options(spec: TrainSpec, view: str) -> dict[str, Any]:
-    """What a spec asks of its view."""
-    if view == "sft":
-        return {"where": spec.rows}
-    return {"min_margin": spec.margin, "cap": spec.cap} if view in ("dpo", "reward") else {}
 
 
 def _why_nothing(columns: Columns, spec: TrainSpec) -> str:

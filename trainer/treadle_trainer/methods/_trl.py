@@ -214,6 +214,7 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "devices": place()[1] if torch.cuda.is_available() else 0,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
     }
 

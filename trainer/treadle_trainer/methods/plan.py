@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from transformers import AutoTokenizer
-from treadle_corpus.views import VIEWS
 
 from treadle_trainer.data.columns import Columns
 from treadle_trainer.jobs._spec import TrainSpec
-from treadle_trainer.methods._columns import VIEW_OF, columns_of
+from treadle_trainer.methods._columns import columns_of, logged_tokens
 
 __all__ = ["Plan", "Segment", "plan"]
 
@@ -51,14 +50,12 @@ def plan(spec: TrainSpec) -> Plan:
 
     Raises DataRefused where nothing would be left to train on, TemplateRefused, OSError.
     """
-    assert VIEW_OF[spec.method] in VIEWS
     Path(spec.work).mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(spec.base, local_files_only=True)
     columns = columns_of(spec, tokenizer, lambda **_: None)
     meta = columns.meta
     left_out = {**meta.left_out, "too_long": sum(meta.too_long.values()), "images": meta.images}
     first = columns.members[: columns.member_bounds[1]].tolist()
-    logged = 0 if columns.logprobs is None else int((columns.logprobs == columns.logprobs).sum())  # NaN is not itself
     taken = spec.steps * spec.accumulate * spec.batch
     per_epoch = len(columns) if not spec.packed else meta.tokens / spec.max_length
     return Plan(
@@ -71,7 +68,7 @@ def plan(spec: TrainSpec) -> Plan:
         sequences=meta.sequences,
         tokens=meta.tokens,
         trained_tokens=meta.trained_tokens,
-        logged_tokens=logged,
+        logged_tokens=logged_tokens(columns),
         longest=int(columns.lengths.max()),
         epochs=round(taken / per_epoch, 2),
         example=[list(_segments(columns, sequence, tokenizer)) for sequence in first],

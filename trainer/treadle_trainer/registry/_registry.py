@@ -223,8 +223,9 @@ class Registry(Records):
         """
         out = []
         with self._locked() as events:
+            keep = needed(self)
             for release in releases:
-                if self._own(release).number in needed(self) or self.collected(release):
+                if self._own(release).number in keep or self.collected(release):
                     continue
                 # 1 mark (the commit), 2 delete, 3 audit; a crash after 1 is completed by the next to take the lock
                 note = self._event("collected", release, actor, reason, None, self.aliases, len(events))
