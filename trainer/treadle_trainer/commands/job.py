@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from treadle.cli.support import SuggestingGroup, echo_json, json_option, pass_settings, workspace_of
@@ -19,8 +21,16 @@ from treadle_trainer.queue import Job, JobQueue
 __all__ = ["job"]
 
 POLL_S = 0.5
+F = TypeVar("F", bound=Callable[..., Any])
 
 workspace_option = click.option("--workspace", "-w", metavar="NAME", help="Its workspace.")
+
+
+def _of_one(command: F) -> F:
+    """The arguments that name one job."""
+    for option in (slot_option, workspace_option, click.argument("number", type=int)):
+        command = option(command)
+    return command
 
 
 @click.group(cls=SuggestingGroup)
@@ -84,9 +94,7 @@ def list_(settings: Settings, workspace: str | None, slot: str, as_json: bool) -
 
 
 @job.command()
-@click.argument("number", type=int)
-@workspace_option
-@slot_option
+@_of_one
 @json_option
 @pass_settings
 def show(settings: Settings, number: int, workspace: str | None, slot: str, as_json: bool) -> None:
@@ -102,9 +110,7 @@ def show(settings: Settings, number: int, workspace: str | None, slot: str, as_j
 
 
 @job.command()
-@click.argument("number", type=int)
-@workspace_option
-@slot_option
+@_of_one
 @json_option
 @pass_settings
 def cancel(settings: Settings, number: int, workspace: str | None, slot: str, as_json: bool) -> None:
@@ -113,9 +119,7 @@ def cancel(settings: Settings, number: int, workspace: str | None, slot: str, as
 
 
 @job.command()
-@click.argument("number", type=int)
-@workspace_option
-@slot_option
+@_of_one
 @json_option
 @pass_settings
 def resume(settings: Settings, number: int, workspace: str | None, slot: str, as_json: bool) -> None:
@@ -124,9 +128,7 @@ def resume(settings: Settings, number: int, workspace: str | None, slot: str, as
 
 
 @job.command()
-@click.argument("number", type=int)
-@workspace_option
-@slot_option
+@_of_one
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job is over.")
 @pass_settings
 def logs(settings: Settings, number: int, workspace: str | None, slot: str, follow: bool) -> None:
