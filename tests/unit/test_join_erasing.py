@@ -15,7 +15,7 @@ from treadle_schemas.erasing import Erasures, subject_digest
 from treadle_schemas.errors import KeyUnavailable
 from treadle_schemas.moments import from_micros
 from treadle_schemas.parts import SentParts, split
-from treadle_schemas.sealing import about, is_sealed, opened
+from treadle_schemas.sealing import Cipher, about, is_sealed, opened
 from treadle_streams.join import Arrival, Emission, Grading, MemoryPartition, RowState
 from treadle_streams.join.sealed import using
 
@@ -185,6 +185,40 @@ def test_time_alone_meets_a_destroyed_key_too(world: World) -> None:
     world.partition.step(at_end_ms=dict.fromkeys(("interactions", "outcomes", "references"), T0_MS + 10**6))
     rows = [row for row in map(decoded, world.partition.outputs) if row is not None]
     assert [row.erased for row in rows] == [True]
+
+
+def test_a_key_destroyed_in_the_middle_of_a_batch_is_met_by_the_next_one(world: World) -> None:
+    arrivals = world.said()
+
+    class Going:
+        """Keys of which one is destroyed as soon as it was used."""
+
+        def cipher(self, key_id: str) -> Cipher:
+            found = world.ring.cipher(key_id)
+            world.destroy("ann")
+            return found
+
+    partition = MemoryPartition(Grading(SETTINGS, Going()))
+    partition.step(arrivals)
+    assert b"secret" not in b"".join(partition.records.values())
+    partition.step(at_end_ms=dict.fromkeys(("interactions", "outcomes", "references"), T0_MS + 10**6))
+    assert [row.erased for row in map(decoded, partition.outputs) if row is not None] == [True]
+
+
+def test_an_outcome_of_a_destroyed_subject_reaches_no_further_row_of_its_name(world: World) -> None:
+    def of_name(subject: str, outcome_id: str) -> Arrival:
+        said = {"interaction_id": "i", "name": "reward", "value": 0.5, "outcome_id": outcome_id, "observed_at": at(1)}
+        return world.record("outcomes", codec.OUTCOME, said, subject, key="i")
+
+    own = interaction("i") | {"episode_id": "i", "messages": interaction("i")["messages"][1:]}
+    world.step(of_name("ann", "a"), of_name("bob", "b"))
+    world.step(world.record("interactions", codec.INTERACTION, own, "ann", key="i"))
+    world.destroy("bob")
+    # an interaction of the same id in another episode is announced
+    (announced,) = [e for e in world.step(*world.said()) if e.stream == "announcement"]
+    world.step(world.record("references", codec.REFERENCE, json.loads(announced.value or b""), None, key="i"))
+    sent = [e for e in world.partition.outputs if e.stream == "rekeyed" and dict(e.headers).get("target")]
+    assert {json.loads(world.open(e, codec.OUTCOME) or b"")["outcome_id"] for e in sent} == {"a"}
 
 
 def test_a_missing_key_is_no_erasure(world: World, tmp_path: Path) -> None:

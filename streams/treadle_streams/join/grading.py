@@ -12,6 +12,7 @@ outcome_id).
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ from treadle_streams.join.credit import Share
 from treadle_streams.join.kept import surviving
 from treadle_streams.join.reward import Value
 from treadle_streams.join.reward import compile as compile_reward
+from treadle_streams.join.sealed import Pinned
 from treadle_streams.join.state import NEVER_MS, RowState, Seen
 
 __all__ = ["MAX_TEXT_VALUE_BYTES", "Grading", "counted", "time_up_ms"]
@@ -47,7 +49,7 @@ class Grading:
 
     def __init__(self, settings: WorkspaceSettings, keys: Keys = NO_KEYS) -> None:
         """`keys` open what is sealed, of a workspace that encrypts. Raises SettingError for settings that make no sense, RewardError."""
-        self.keys = keys
+        self.keys: Keys = keys
         self.settings = settings.checked()
         self.metrics = settings.metrics
         self.declared = {m.name: m for m in settings.metrics}
@@ -59,6 +61,14 @@ class Grading:
         """How long a row is kept after the append of its first copy: never less than the time in which it settles."""
         self._erasures = ErasedSubjects(settings.erased) if settings.erased.subjects else None
         self._horizon_ms = {m.name: _ms(m.horizon_s) for m in settings.metrics}
+
+    def pinned(self) -> Grading:
+        """The same for one batch, which sees each key in one state however long it takes."""
+        if self.keys is NO_KEYS:
+            return self
+        same = copy.copy(self)
+        same.keys = Pinned(self.keys)
+        return same
 
     def covers_erased(self, subject: str | None, started_us: int) -> bool:
         """Was the subject's work up to this moment (microseconds) erased?"""

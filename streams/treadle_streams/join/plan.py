@@ -38,8 +38,10 @@ def plan(
 
     `positions` are next offsets by topic kind where those lie past transaction markers, `at_end_ms` the broker time at which a topic was
     known to be at its end. `graded_at` is the present time as text, for provenance only. Arrivals below META's offsets are skipped.
+    A key that is destroyed meanwhile counts for this batch as it did when the batch met it first.
     With `background` the batch also grades some kept rows anew where `grading` is of a newer version than they are.
     """
+    grading = grading.pinned()
     with using(grading.keys):
         return _plan(partition, meta, reader, arrivals, grading, graded_at, positions, at_end_ms, background)
 

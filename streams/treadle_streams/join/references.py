@@ -24,6 +24,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 from treadle_schemas import codec
 from treadle_schemas.canonical import canonical_json, loads
+from treadle_schemas.errors import KeyErased
 from treadle_schemas.partitioner import partition_of
 from treadle_schemas.records import Announcement
 
@@ -191,6 +192,8 @@ class Names:
             if source.get("episode_id") is None and source.get("interaction_id") == said.name:
                 partition = event.arrival.partition if seen.partition < 0 else seen.partition
                 raw = as_sent(seen, self._workspace)
+                if raw is None:
+                    continue
                 written = Arrival("outcomes", partition, seen.offset, seen.append_ms, said.name.encode(), raw, [])
                 self._hold(event.named, raw, written, None, met=True)
         state.targets.append(
@@ -209,7 +212,7 @@ class Names:
         self._meta.count("shared_ids", int(bool(state.targets)))
         return [self._arrival(state.name, waiting) for waiting in state.events]
 
-    def forget(self, key: bytes, raws: set[bytes]) -> None:
+    def forget(self, key: bytes, raws: set[bytes | None]) -> None:
         """Give up events that a row keeps verbatim, while the name stands for no other row."""
         state = self._entries[key].state
         if state is not None and not state.targets:
@@ -430,9 +433,12 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(NameState)
 
 
-def as_sent(seen: Seen, workspace: str) -> bytes:
-    """An outcome as its maker sent it. Raises KeyErased."""
-    return seal_event(seen.raw.encode(), seen.key_id, workspace, codec.OUTCOME, None)
+def as_sent(seen: Seen, workspace: str) -> bytes | None:
+    """An outcome as its maker sent it. None: its key was destroyed, so nobody shall have it again."""
+    try:
+        return seal_event(seen.raw.encode(), seen.key_id, workspace, codec.OUTCOME, None)
+    except KeyErased:  # the row that keeps it is sealed by another key
+        return None
 
 
 def _orphans(state: NameState | None) -> int:

@@ -14,11 +14,32 @@ from typing import Any, Final
 
 from treadle_schemas.canonical import loads
 from treadle_schemas.codec import OUTCOME
-from treadle_schemas.sealing import NO_KEYS, Keys, about, is_sealed, opened
+from treadle_schemas.errors import KeyErased
+from treadle_schemas.sealing import NO_KEYS, Cipher, Keys, about, is_sealed, opened
 
-__all__ = ["keys", "open_event", "open_state", "open_text", "seal_event", "seal_state", "seal_text", "using"]
+__all__ = ["Pinned", "keys", "open_event", "open_state", "open_text", "seal_event", "seal_state", "seal_text", "using"]
 
 _KEYS: Final[ContextVar[Keys]] = ContextVar("treadle-join-keys", default=NO_KEYS)
+
+
+class Pinned:
+    """The keys of another, each as it was when it was asked for first: one batch sees one state of them."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._known: dict[str, Cipher | None] = {}
+
+    def cipher(self, key_id: str) -> Cipher:
+        """See treadle_schemas.sealing.Keys."""
+        if key_id not in self._known:
+            try:
+                self._known[key_id] = self._keys.cipher(key_id)
+            except KeyErased:
+                self._known[key_id] = None
+        found = self._known[key_id]
+        if found is None:
+            raise KeyErased(key_id)
+        return found
 
 
 @contextmanager
