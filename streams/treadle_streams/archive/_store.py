@@ -41,6 +41,10 @@ class Store(Protocol):
         """Remove a file, if it is there."""
         ...
 
+    def put_at(self, name: str) -> float | None:
+        """When a file was put, in seconds since the epoch; None where there is none."""
+        ...
+
 
 class Folder:
     """A folder of this machine. Raises ArchiveUnwritable."""
@@ -97,6 +101,13 @@ class Folder:
                 fsync_folder((self.path / name).parent)
         except OSError as err:
             raise ArchiveUnwritable(self.at(name), err.strerror or str(err)) from err
+
+    def put_at(self, name: str) -> float | None:
+        """When a file was put, in seconds since the epoch; None where there is none."""
+        try:
+            return (self.path / name).stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     @contextmanager
     def alone(self, folder: str) -> Iterator[None]:

@@ -12,7 +12,6 @@ Killed after 2, the old file is one that no manifest names, and the next call re
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -26,13 +25,13 @@ from treadle_schemas.sealing import is_sealed
 
 from treadle_streams.archive.errors import ArchiveError
 from treadle_streams.archive.ranges import ERASED_HEADER, Archive, Erased, Range, creations
-from treadle_streams.archive.writing import alone
+from treadle_streams.archive.writing import alone, sweep
 
 __all__ = ["ERASERS", "erase_archives"]
 
 ERASERS: Final[tuple[tuple[str, str], ...]] = (("archives", "treadle_streams.archive.erasers:erase_archives"),)
 _IN_FLIGHT_S: Final = 3600.0
-"""On an object store a file without a manifest may be that of a run elsewhere, which takes minutes."""
+"""Writing a range takes minutes, and an erasure cannot wait for a day."""
 
 
 def erase_archives(request: ErasureRequest) -> Iterator[StoreReport]:
@@ -50,7 +49,7 @@ def _erase(archive: Archive, request: ErasureRequest) -> Iterator[StoreReport]:
     episodes = {episode.encode() for episode in request.episodes}
     ids = {interaction.encode() for _, interaction in request.rows} | _ids(archive, episodes)
     with alone(archive.store, archive.top):
-        left = [] if request.dry_run else _swept(archive)
+        left = [] if request.dry_run else sweep(archive, _IN_FLIGHT_S)
         origins = _origins(archive, episodes)
         planned = 0
         for found in list(archive.every()):
@@ -140,15 +139,3 @@ def _origins(archive: Archive, episodes: Collection[bytes]) -> set[tuple[int, in
                 if len(origin) == 3 and origin[0].isdigit() and origin[1].isdigit():
                     found.add((int(origin[0]), int(origin[1])))
     return found
-
-
-def _swept(archive: Archive) -> list[str]:
-    """Remove what no manifest names; what may be in flight elsewhere is left, and returned."""
-    left: list[str] = []
-    for name in archive.strays():
-        put_at = getattr(archive.store, "put_at", None)
-        if put_at is not None and time.time() - (put_at(name) or 0.0) < _IN_FLIGHT_S:
-            left.append(archive.store.at(name))
-        else:
-            archive.store.delete(name)
-    return left

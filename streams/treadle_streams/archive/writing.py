@@ -22,7 +22,7 @@ RANGE_BYTES: Final = 64 * 1024 * 1024
 """A range holds about so many bytes of records, so that it can be written and read in memory."""
 RANGE_RECORDS: Final = 100_000
 _STRAY_S: Final = 86_400.0
-"""On an object store there is no lock: a file that no manifest names yet may be that of a run elsewhere. After a day it is not."""
+"""A file that no manifest names yet is of no run that goes on after a day."""
 
 Tell = Callable[[str], None]
 
@@ -73,13 +73,16 @@ def alone(store: Store, folder: str) -> AbstractContextManager[None]:
     return store.alone(folder) if isinstance(store, Folder) else nullcontext()
 
 
-def sweep(target: Archive) -> None:
-    """Remove what interrupted runs left. The caller is `alone`. Raises ArchiveUnwritable."""
+def sweep(target: Archive, in_flight_s: float = _STRAY_S) -> list[str]:
+    """Remove what interrupted runs left, and return what was left alone: on an object store, which has no lock, a file younger than
+    `in_flight_s` seconds may be that of a run elsewhere. The caller is `alone`. Raises ArchiveUnwritable."""
+    left: list[str] = []
     for name in target.strays():
-        put_at = getattr(target.store, "put_at", None)
-        age_s = _STRAY_S if put_at is None else time.time() - (put_at(name) or 0.0)
-        if age_s >= _STRAY_S:
+        if not isinstance(target.store, Folder) and time.time() - (target.store.put_at(name) or 0.0) < in_flight_s:
+            left.append(target.store.at(name))
+        else:
             target.store.delete(name)
+    return left
 
 
 def _partition(
