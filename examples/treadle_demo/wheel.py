@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from treadle.log import Admin, TailReader
 from treadle_schemas import Metric, ReleaseEvent, ReleaseId, Split, WorkspaceSettings
@@ -45,8 +45,11 @@ WINDOW_TURNS = 3
 """A candidate trains on the newest rows of this many turns."""
 LAST_EPISODES_SHARE = 0.5
 BAD_EPISODES_SHARE = 0.25
-"""What is played after the last turn, as shares of a turn's episodes: together less than makes a version, so that no turn interferes."""
-
+"""What is played after the last turn, as shares of a turn's episodes. Nothing is trained on it."""
+BAD_PORTIONS = 4
+"""So many times the bad release plays its share, until it is rolled back: where the champion is hardly better, that takes more rows."""
+GUARD_LAG_S = 15.0
+"""What the guard may need for a portion, once its rows have reached their age."""
 AFTER_ROLLBACK_EPISODES = 40
 
 
@@ -148,9 +151,10 @@ class Wheel:
             split=Split(share=HELD_OUT_SHARE),
         ).checked()
 
-    def _training_policy(self) -> TrainingPolicy:
+    def _training_policy(self, trigger: Literal["rows", "manual"] = "rows") -> TrainingPolicy:
         s = self.settings
         return TrainingPolicy(
+            trigger=trigger,
             steps=s.profile.steps,
             lr=s.profile.lr,
             batch=s.profile.batch,
@@ -263,6 +267,7 @@ class Wheel:
     def last_word(self, turn: int) -> None:
         """The champion plays once more: the last word on live success, and the baseline of the guard."""
         s = self.settings
+        self._training_policy(trigger="manual").save(s.home / "registry", s.workspace, "main")
         self.view.stage("capture", "the champion plays once more", turn=turn)
         self._play(turn, int(s.episodes * LAST_EPISODES_SHARE))
         self.world.ask(do="speak", turn=turn)
@@ -270,7 +275,6 @@ class Wheel:
 
     def guard(self, turn: int) -> GuardDrill:
         """The poisoned candidate is forced live, and plays on as turn + 1."""
-        s = self.settings
         champion = self.registry.champion
         assert champion is not None
         assert self._bad is not None, "the poison drill comes first"
@@ -281,13 +285,10 @@ class Wheel:
             bad, expect=champion, actor="demo", reason="forced live: a drill of the guard", force=True
         )
         self._publish_registry()
-        self._play(turn + 1, int(s.episodes * BAD_EPISODES_SHARE))
-        self.world.ask(do="speak", turn=turn + 1)
-        self.world.answer(s.stage_timeout_s, self._watch)
-        event = self._await("guard", "the rollback", lambda: self._rolled_back(str(bad)))
+        event, turn = self._played_until_rolled_back(bad, turn)
         self.view.drill("bad release", event.event, event.reason)
-        self.view.stage("guard", "the agent plays on", turn=turn + 2)
-        served = self._play(turn + 2, AFTER_ROLLBACK_EPISODES)
+        self.view.stage("guard", "the agent plays on", turn=turn + 1)
+        served = self._play(turn + 1, AFTER_ROLLBACK_EPISODES)
         if served != str(champion):
             raise DemoFailed("agent", f"plays on with {served} after the rollback to {champion}")
         self.report.guard = GuardDrill(
@@ -296,6 +297,18 @@ class Wheel:
             reason=event.reason,
         )
         return self.report.guard
+
+    def _played_until_rolled_back(self, bad: ReleaseId, turn: int) -> tuple[ReleaseEvent, int]:
+        """Portions of the bad release after `turn`, until the guard has enough of it. Returns the rollback, and the last one's turn."""
+        s = self.settings
+        for portion in range(1, BAD_PORTIONS + 1):
+            self._play(turn + portion, int(s.episodes * BAD_EPISODES_SHARE))
+            self.world.ask(do="speak", turn=turn + portion)
+            self.world.answer(s.stage_timeout_s, self._watch)
+            event = self._wait(lambda: self._rolled_back(str(bad)), GUARD_AGE_S + GUARD_LAG_S)
+            if event is not None:
+                return event, turn + portion
+        return self._await("guard", "the rollback", lambda: self._rolled_back(str(bad))), turn + BAD_PORTIONS
 
     def finish(self, started: float) -> Report:
         """Let the world say the rest, and recount every number from the topics."""
@@ -366,12 +379,16 @@ class Wheel:
         return all(passed.get(where, 0) >= end for where, end in ends.items()) or None
 
     def _await(self, stage: str, what: str, ready: Callable[[], _T | None]) -> _T:
-        deadline = time.monotonic() + self.settings.stage_timeout_s
-        while (found := ready()) is None:
+        found = self._wait(ready, self.settings.stage_timeout_s)
+        if found is None:
+            logs = self.settings.home / "logs"
+            raise DemoFailed(stage, f"{what} did not come in {self.settings.stage_timeout_s:g} s; logs: {logs}")
+        return found
+
+    def _wait(self, ready: Callable[[], _T | None], timeout_s: float) -> _T | None:
+        deadline = time.monotonic() + timeout_s
+        while (found := ready()) is None and time.monotonic() < deadline:
             self._watch()
-            if time.monotonic() > deadline:
-                logs = self.settings.home / "logs"
-                raise DemoFailed(stage, f"{what} did not come in {self.settings.stage_timeout_s:g} s; logs: {logs}")
         self._watch()
         return found
 
