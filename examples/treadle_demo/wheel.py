@@ -20,7 +20,7 @@ from treadle_schemas import Metric, ReleaseEvent, ReleaseId, Split, WorkspaceSet
 from treadle_schemas.topics import group, topic
 from treadle_streams import workspaces
 from treadle_streams.supervisor import ProcessSpec, Supervisor, last_line
-from treadle_trainer.policy import GatePolicy, GuardPolicy, TrainingPolicy
+from treadle_trainer.policy import GatePolicy, GuardPolicy, ScorecardPolicy, TrainingPolicy
 from treadle_trainer.registry import Outbox, Registry
 
 from treadle_demo._children import Child
@@ -166,6 +166,8 @@ class Wheel:
             environment=s.environment,
             eval_tasks=256,
             gate=GatePolicy(alpha=0.05, min_tasks=64),
+            # small: a demonstration should not wait for it
+            scorecard=ScorecardPolicy(rows=64, generate=16, max_new_tokens=32),
             guard=GuardPolicy(age_s=GUARD_AGE_S, min_baseline=64, tolerance=0.05, alpha=0.01),
         ).checked()
 

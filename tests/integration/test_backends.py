@@ -204,6 +204,7 @@ def test_a_command_trains_and_what_it_leaves_is_a_candidate(
         steps=12,
         lr=1e-2,
         backend=Backend(command=command(), form="axolotl"),
+        scorecard=None,
     ).checked()
     heard: list[dict[str, Any]] = []
     with JobRunner(tmp_path / "jobs", preload=False) as own:

@@ -19,7 +19,7 @@ from treadle_trainer.errors import DataRefused, EvaluationFailed, JobStopped, No
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.policy import GatePolicy, TrainingPolicy
 from treadle_trainer.registry import Registry
-from treadle_trainer.scorecard.run import Plan, score, stored
+from treadle_trainer.scorecard.run import stored
 from treadle_trainer.turn import run_turn
 
 HERE = Path(__file__).parent
@@ -32,6 +32,7 @@ POLICY = TrainingPolicy(
     eval_tasks=100,
     timeout_s=240,
     gate=GatePolicy(min_tasks=50),
+    scorecard=None,  # of every candidate: a second each
 )
 
 
@@ -99,40 +100,69 @@ def registry(tmp_path: Path, base: Path) -> Registry:
     return made
 
 
-def _scorecard_shows_what_was_learned(
-    registry: Registry, candidate: ReleaseId, corpus: Corpus, runner: JobRunner
-) -> None:
-    anchor = runner.root / "anchor.jsonl"
+def _scorecard_shows_what_was_learned(registry: Registry, candidate: ReleaseId, evidence: dict[str, Any]) -> None:
+    ((path, card),) = stored(registry, candidate)
+    by_slice = {part.name: {metric.name: metric for metric in part.metrics} for part in card.slices}
+    whole, anchor, played = by_slice["all"], by_slice["anchor"], by_slice["environment"]
+    for name in ("log_likelihood", "exact"):
+        assert (whole[name].verdict, whole[name].candidate > (whole[name].champion or 0.0)) == ("improved", True), whole
+    assert whole["kl"].candidate > 0.1
+    assert {"format", "length", "short"} <= set(whole)
+    assert (whole["right"].candidate, 0 < whole["right"].n < 30) == (
+        1.0,
+        True,
+    )  # a judge that has no idea gives no value
+    assert anchor["exact"].candidate == 1.0
+    # what the gate's comparison saw, not played again
+    assert (played["score"].n, played["score"].candidate) == (100, evidence["gate"]["candidate"])
+    assert {"valid", "length"} <= set(played)
+    assert {f"environment kind={kind}" for kind in ("sky", "grass", "blood", "snow")} <= set(by_slice)
+    assert (card.rows, card.champion, registry.verify(candidate).release) == (61, "shop/main/r0", str(candidate))
+
+    said = evidence["scorecard"]
+    assert registry.root / said["path"] == path
+    assert said["metrics"]["all"]["exact"]["verdict"] == "improved"
+    assert (said["against"], said["seconds"] > 0) == ("shop/main/r0", True)
+    used = evidence["judge"]
+    assert set(used) == {"calls", "prompt_tokens", "completion_tokens", "seconds"}
+    assert (used["calls"], used["prompt_tokens"], used["completion_tokens"]) == (62, 62 * 50, 62 * 3)
+    page = path.with_suffix(".html").read_text()
+    assert page.count("<figure>") >= 3
+    assert "Judges: 62 calls" in page
+
+
+def _carded(folder: Path, judge_port: int) -> dict[str, Any]:
+    anchor, rubric = folder / "anchor.jsonl", folder / "rubric.txt"
     said = [{"role": "user", "content": "sky 7"}, {"role": "assistant", "content": "blue"}]
     anchor.write_text(json.dumps({"messages": said}))
-    plan = Plan(rows=60, generate=30, max_new_tokens=4, anchor=str(anchor), evaluators=("short=train_world:is_short",))
-    card = score(registry, candidate, registry.id(0), corpus, runner, plan)
-    whole, kept = card.slices
-    found = {metric.name: metric for metric in whole.metrics}
-    for name in ("log_likelihood", "exact"):
-        assert (found[name].verdict, found[name].candidate > (found[name].champion or 0.0)) == ("improved", True), found
-    assert found["kl"].candidate > 0.1
-    assert {"format", "length", "short"} <= set(found)
-    assert (kept.name, {metric.name: metric.candidate for metric in kept.metrics}["exact"]) == ("anchor", 1.0)
-    ((path, again),) = stored(registry, candidate)
-    assert again == card
-    assert "improved" in path.with_suffix(".html").read_text()
-    assert registry.verify(candidate)  # the release itself is as it was
+    rubric.write_text("Is the answer right?")
+    return {
+        "scorecard": {
+            "rows": 60,
+            "generate": 30,
+            "max_new_tokens": 4,
+            "anchor": str(anchor),
+            "evaluators": ["short=train_world:is_short", f"right=?http://127.0.0.1:{judge_port}/v1 m {rubric}"],
+        }
+    }
 
 
 def test_a_turn_trains_evaluates_and_promotes_what_is_better(
-    registry: Registry, corpora: dict[str, Path], runner: JobRunner
+    registry: Registry, corpora: dict[str, Path], runner: JobRunner, tmp_path: Path
 ) -> None:
+    from judge_server import Judge  # type: ignore[import-not-found]
+
     heard: list[dict[str, Any]] = []
-    report = run_turn(
-        corpora["clean"],
-        POLICY,
-        registry,
-        split=SPLIT,
-        runner=runner,
-        context={"snapshot": {"offset": 3}},
-        on_progress=heard.append,
-    )
+    with Judge("blue") as judge:
+        report = run_turn(
+            corpora["clean"],
+            POLICY.changed(_carded(tmp_path, judge.server.server_port)),
+            registry,
+            split=SPLIT,
+            runner=runner,
+            context={"snapshot": {"offset": 3}},
+            on_progress=heard.append,
+        )
     assert (report.decision, report.verdict) == ("promoted", "promote"), report.reason
     assert registry.champion == report.candidate == ReleaseId("shop", "main", 1)
     assert str(registry.predecessor) == "shop/main/r0"
@@ -157,7 +187,7 @@ def test_a_turn_trains_evaluates_and_promotes_what_is_better(
     assert set(evidence["seconds"]) >= {"train", "register", "evaluate", "gate"}
     assert [h["step"] for h in heard if h["stage"] == "train"][-1] == POLICY.steps
 
-    _scorecard_shows_what_was_learned(registry, report.candidate, corpus, runner)
+    _scorecard_shows_what_was_learned(registry, report.candidate, evidence)
     again = run_turn(corpora["clean"], POLICY, registry, split=SPLIT, runner=runner)
     assert (again.repeated, again.decision, again.candidate) == (True, "promoted", report.candidate)
     assert len(registry.releases()) == 2
@@ -288,12 +318,41 @@ def test_the_same_spec_gives_the_same_weights(
 def test_without_an_environment_likelihood_alone_admits_to_a_canary(
     registry: Registry, corpora: dict[str, Path], runner: JobRunner
 ) -> None:
+    said = [{"role": "user", "content": "sky 7"}, {"role": "assistant", "content": "white"}]  # what it is to unlearn
+    anchor = runner.root / "unlearnt.jsonl"
+    anchor.write_text("\n".join(json.dumps({"messages": said, "group": str(n)}) for n in range(16)))
     policy = POLICY.changed({"environment": None, "gate.min_tasks": 10, "gate.slices": ["model"]})
-    report = run_turn(corpora["clean"], policy, registry, split=SPLIT, runner=runner)
+    guards = {
+        "exact": {},
+        "kl": {"direction": "minimise", "tolerance": 50},
+        "anchor/log_likelihood": {"tolerance": 0.1},
+        "tool_name": {},
+    }
+    card = {"scorecard": {"rows": 60, "generate": 20, "max_new_tokens": 4, "anchor": str(anchor)}}
+    strict = policy.changed({**card, "gate.guards": guards})
+    refused = run_turn(corpora["clean"], strict, registry, split=SPLIT, runner=runner)
+    assert (refused.decision, "but worse on anchor/log_likelihood" in refused.reason) == ("rejected", True), refused
+    checks = {check["name"]: check for check in refused.evidence["gate"]["checks"]}
+    assert {name: check["regressed"] for name, check in checks.items()} == {
+        "model=": False,
+        "exact": False,
+        "kl": False,
+        "anchor/log_likelihood": True,
+        "tool_name": False,
+    }
+    assert (checks["kl"]["effect"] < 0, checks["tool_name"]["tasks"]) == (True, 0)
+    assert "anchor/log_likelihood" in refused.evidence["scorecard"]["regressed"]
+    ((path, kept),) = stored(registry, refused.candidate)
+    whole = next(part for part in kept.slices if part.name == "all")
+    assert (kept.rows, whole.rows) == (76, 60)
+
+    gone = policy.changed({"scorecard.anchor": str(path.parent / "none.jsonl")})
+    report = run_turn(corpora["clean"], gone, registry, split=SPLIT, runner=runner)
+    assert "none.jsonl: the anchor suite cannot be read" in report.evidence["scorecard"]["failed"]
     assert (report.decision, report.verdict) == ("admitted", "canary")
     assert "live rewards decide" in report.reason
     assert report.evidence["evaluation"]["kind"] == "logged"
-    assert report.evidence["gate"]["alpha"] == pytest.approx(0.025)  # the same rows will judge again
+    assert report.evidence["gate"]["alpha"] < 0.025  # the same rows have judged before
     assert [check["name"] for check in report.evidence["gate"]["checks"]] == ["model="]
     assert (str(registry.champion), registry.canary) == ("shop/main/r0", report.candidate)
     assert run_turn(corpora["clean"], policy, registry, split=SPLIT, runner=runner).repeated
@@ -321,6 +380,9 @@ def test_a_policy_may_ask_a_person_or_the_live_traffic_first(
     assert admitted.decision == "admitted"
     # what the previous candidate learnt is in it
     assert registry.manifest(admitted.candidate).parent == str(asked.candidate)
+    blind = POLICY.changed({"gate.guards.exact": {}, "scorecard.evaluators": ["short=train_world:none"]})
+    with pytest.raises(EvaluationFailed, match=r"names exact, which the scorecard is to give; but that failed: .*none"):
+        run_turn(corpora["clean"], blind, registry, split=SPLIT, runner=runner)
     with pytest.raises(EvaluationFailed, match="names the metric 'speed', but the evaluation gave: length, valid"):
         run_turn(corpora["clean"], POLICY.changed({"gate.guards.speed": {}}), registry, split=SPLIT, runner=runner)
 
@@ -415,3 +477,30 @@ def test_a_dry_run_says_what_would_be_learned_and_shows_one_example(
     refused = dry("--method", "dpo", "--margin", 2)
     assert (refused.exit_code, "makes a pair with another" in refused.stderr) == (1, True), refused.stderr
     assert not list((tmp_path / "home").rglob("model.safetensors"))
+
+
+def test_eval_compares_any_two_models_and_says_what_it_cannot_compare(
+    corpora: dict[str, Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treadle.cli import main
+
+    monkeypatch.setenv("TREADLE_HOME", str(tmp_path / "home"))
+
+    def treadle(*args: object) -> Any:
+        return CliRunner().invoke(main, [str(a) for a in args])
+
+    assert treadle("release", "register", "shop", base, "--promote").exit_code == 0
+    assert treadle("release", "register", "shop", base, "--slot", "coder").exit_code == 0
+    assert treadle("release", "register", "shop", "--hosted", "gpt-x").exit_code == 0
+    small = ("--corpus", corpora["clean"], "--rows", 20, "--generate", 2, "--max-new-tokens", 2)
+    broken = ("--evaluator", "short=!false")
+    done = treadle("eval", "shop/main/r0", "--against", "shop/coder/r0", *small, *broken, "--json")
+    assert (done.exit_code, "evaluator short: 'false' ended with 1" in done.stderr) == (1, True), done.stderr
+    card = json.loads(done.stdout)  # the other metrics all the same
+    assert (card["champion"], card["corpus"]) == ("shop/coder/r0", str(corpora["clean"]))
+    assert {metric["effect"] for metric in card["slices"][0]["metrics"] if metric["name"] != "kl"} == {0.0}
+    for words in (("shop/main/r1",), ("shop/main/r0", "--against", "r1")):
+        refused = treadle("eval", *words, *small)
+        assert (refused.exit_code, "r1 is a hosted release" in refused.stderr) == (1, True), refused.stderr
+    shown = treadle("release", "show", "shop/main/r0").stdout
+    assert "scorecard       against shop/coder/r0, nothing shown to be worse: " in shown

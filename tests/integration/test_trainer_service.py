@@ -38,6 +38,7 @@ POLICY = TrainingPolicy(
     eval_tasks=80,
     timeout_s=60,
     gate=GatePolicy(min_tasks=40),
+    scorecard=None,  # these folders hold no model
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from treadle_schemas import SettingError
-from treadle_trainer.policy import GuardPolicy, TrainingPolicy, policy_path
+from treadle_trainer.policy import GuardPolicy, ScorecardPolicy, TrainingPolicy, policy_path
 
 
 def test_a_saved_policy_comes_back(tmp_path: Path) -> None:
@@ -33,6 +33,9 @@ def test_dotted_names_change_a_copy() -> None:
         ("gate.nothing.more", "3", "gate.nothing.more: there is no such setting"),
         ("guard.min_baseline", "1000", "at most baseline_rows"),
         ("lr", "fast", "lr"),
+        ("scorecard.rows", "0", "scorecard.rows=0: expected at least 1"),
+        ("scorecard.evaluators", '["kl=a:b"]', "'kl' is the name of another metric"),
+        ("scorecard.evaluators", '["polite"]', "expected NAME="),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(name: str, value: str, said: str) -> None:
@@ -55,3 +58,12 @@ def test_trigger_and_guard_do_not_make_another_job() -> None:
     policy = TrainingPolicy()
     assert policy.changed({"min_new_rows": "50", "guard.age_s": "9", "corpus": "/x"}).fingerprint == policy.fingerprint
     assert policy.changed({"seed": "2"}).fingerprint != policy.fingerprint
+
+
+def test_a_scorecard_makes_another_job_only_where_the_gate_names_metrics() -> None:
+    policy = TrainingPolicy()
+    assert policy.changed({"scorecard": "null"}).fingerprint == policy.fingerprint
+    assert policy.changed({"scorecard.rows": "9"}).fingerprint == policy.fingerprint
+    guarded = policy.changed({"gate.guards.format": {}})
+    assert guarded.changed({"scorecard.rows": "9"}).fingerprint != guarded.fingerprint
+    assert policy.changed({"scorecard": "null"}).changed({"scorecard.rows": "9"}).scorecard == ScorecardPolicy(rows=9)

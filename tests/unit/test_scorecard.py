@@ -7,13 +7,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from treadle_schemas.errors import SettingError
+from treadle_schemas.verdicts import find_verdict
 from treadle_trainer.errors import EvaluationFailed
+from treadle_trainer.gate import Check, Paired, judge
 from treadle_trainer.scorecard import EvalRow, make_card, read_anchor, to_html, to_markdown
-from treadle_trainer.scorecard.calls import Call, calls_of, read_object, read_text
+from treadle_trainer.scorecard.calls import Call, calls_of, read_text
+from treadle_trainer.scorecard.card import Metric, Played, Scorecard, brief
 from treadle_trainer.scorecard.evaluators import check_evaluator, run_evaluator
+from treadle_trainer.scorecard.metrics import for_gate
+from treadle_trainer.scorecard.plots import interval_text
 from treadle_trainer.scorecard.rows import Measured, _with_big_slices
+from treadle_trainer.scorecard.spend import Spend
 
 FIND = (Call("find", {"id": 7}),)
 
@@ -44,7 +51,8 @@ def test_calls_of_logged_messages() -> None:
     assert calls_of([message, {"role": "assistant", "content": "x", "tool_calls": None}]) == FIND
     message["tool_calls"][0]["function"]["arguments"] = "{oops"  # type: ignore[index]
     assert calls_of([message]) == (Call("find", "{oops"),)
-    assert read_object('first {"a": 1} then {"value": 0.5} {') == {"value": 0.5}
+    assert find_verdict('first {"a": 1} then {"value": 0.5} {') == {"value": 0.5}
+    assert find_verdict("{" * 100_000) is None
 
 
 def rows(n: int, **more: Any) -> list[EvalRow]:
@@ -105,6 +113,106 @@ def test_the_anchor_is_always_a_slice_and_never_part_of_the_whole() -> None:
     ]
 
 
+def test_what_was_played_is_on_the_card_by_the_tasks_data() -> None:
+    kind = ["refund" if n % 2 else "cancel" for n in range(40)]
+    better = [float(n % 2) for n in range(40)]
+    played = Played(
+        metrics={"score": (better, [0.0] * 40), "length": ([9.0] * 40, [7.0] * 40), "speed": ([3.0] * 40, [2.0] * 40)},
+        clusters=[f"t{n}" for n in range(40)],
+        labels={"kind": kind, "same": ["x"] * 40},
+        kinds={"score": 1, "speed": -1},
+    )
+    values = {"candidate": {"format": {"0": 1.0}}, "champion": {"format": {"0": 1.0}}}
+    card = make_card(Measured(rows=rows(1), pairs=[]), values, None, played, **ABOUT)
+    assert [part.name for part in card.slices] == [
+        "all",
+        "environment",
+        "environment kind=cancel",
+        "environment kind=refund",
+    ]
+    told = {part.name: {m.name: (m.effect, m.verdict) for m in part.metrics} for part in card.slices}
+    assert told["environment"] == {
+        "score": (0.5, "improved"),
+        "length": (2.0, "unclear"),
+        "speed": (1.0, "regressed"),
+    }
+    assert told["environment kind=refund"]["score"] == (1.0, "improved")
+    said = brief(card)
+    assert set(said["metrics"]) == {"all", "environment"}
+    assert said["metrics"]["environment"]["score"]["effect"] == 0.5
+    assert "environment/speed" in said["regressed"]
+
+
+def test_the_gate_takes_metrics_of_the_card_by_name_each_on_its_own_rows() -> None:
+    measured = Measured(rows=[*rows(40), *rows(20, slices=["anchor"])], pairs=[])
+    some = {str(n): 1.0 for n in range(40)} | {str(n): 0.0 for n in range(40, 60)}
+    values = {
+        "champion": {"format": {str(n): 1.0 for n in range(60)}, "kind": {str(n): 1.0 for n in range(60)}},
+        "candidate": {"format": some, "kl": {str(n): 0.4 for n in range(40)}},
+    }
+    whole = for_gate("format", measured, values)
+    anchor = for_gate("anchor/format", measured, values)
+    assert whole is not None
+    assert anchor is not None
+    assert (len(whole.candidate), sum(whole.candidate), len(anchor.candidate), sum(anchor.candidate)) == (40, 40, 20, 0)
+    assert for_gate("all/kl", measured, values) == Paired(
+        candidate=[0.4] * 40, champion=[0.0] * 40, clusters=[f"g{n // 2}" for n in range(40)]
+    )
+    # nothing is known of them, which refuses nobody
+    for name in ("tool_name", "tag x=y/format", "anchor/preference"):
+        assert for_gate(name, measured, values) == Paired(candidate=[], champion=[], clusters=[]), name
+    assert for_gate("speed", measured, values) is None
+    assert for_gate("nowhere/format", measured, values) is None
+    with pytest.raises(EvaluationFailed, match="names the metric 'kind', but its evaluator broke: no such judge"):
+        for_gate("kind", measured, values, ["kind"], {"kind": "no such judge"})
+    # what the gate makes of it: better, but what must not break broke
+    primary = Paired(candidate=[1.0] * 70, champion=[0.0] * 70, clusters=[f"t{n}" for n in range(70)])
+    many = Paired(candidate=anchor.candidate * 4, champion=anchor.champion * 4, clusters=[f"a{n}" for n in range(80)])
+    verdict = judge(primary, checks=[Check(name="anchor/format", scores=many)])
+    assert (verdict.decision, "worse on anchor/format by 1.000" in verdict.reason) == ("reject", True)
+    assert judge(primary, checks=[Check(name="tool_name", scores=Paired(candidate=[], champion=[], clusters=[]))])
+
+
+def drawn(effect: float, low: float, high: float) -> str:
+    return interval_text(Metric(name="x", n=1, groups=1, candidate=0.0, effect=effect, low=low, high=high), 1.0)
+
+
+def test_intervals_are_drawn_in_characters() -> None:
+    assert drawn(0.0, 0.0, 0.0) == "··········●··········"
+    assert drawn(0.5, 0.2, 1.0) == "··········│·├──●────┤"
+    assert drawn(-0.5, -1.0, 0.5) == "├────●─────────┤·····"
+    assert interval_text(Metric(name="x", n=1, groups=1, candidate=0.0), 1.0) == ""
+
+
+def test_a_page_draws_each_metric_over_the_slices_and_says_what_judges_used() -> None:
+    values = {
+        "candidate": {"format": {str(n): float(n % 3 == 0) for n in range(60)}},
+        "champion": {"format": {str(n): 1.0 for n in range(60)}},
+    }
+    tagged = [*rows(30, slices=["tag tier=gold"]), *rows(30, slices=["tag tier=|b|"])]
+    spend = Spend(calls=2, prompt_tokens=30, completion_tokens=4, seconds=0.5)
+    card = make_card(Measured(rows=tagged, pairs=[]), values, judge=spend, failures={"polite": "it <broke>"}, **ABOUT)
+    page, text = to_html(card), to_markdown(card)
+    (figure,) = page.split("<figure>")[1:]
+    assert figure.partition("</figure>")[0].count('class="dot regressed"') == 3
+    assert "prefers-color-scheme:dark" in page
+    assert "it &lt;broke&gt;" in page
+    assert "<script" not in page
+    assert "Judges: 2 calls, 30 prompt and 4 completion tokens, 0.5 s." in text
+    assert "Worse: all: well-formed and finished; tag tier=gold" in text
+    lines = [line for line in text.splitlines() if line.startswith("| well-formed")]
+    assert [line.count("|") for line in lines] == [9, 9, 9]
+    assert all("`├●┤│" in line.replace("·", "").replace("─", "") for line in lines), lines
+
+
+def test_a_card_of_an_earlier_version_is_still_read() -> None:
+    old = {"name": "length", "n": 1, "groups": 1, "candidate": 3.0, "champion": 2.0, "effect": 1.0, "low": 1, "high": 1}
+    said = {**ABOUT, "rows": 1, "pairs": 0, "slices": [{"name": "all", "rows": 1, "metrics": [old]}]}
+    card = msgspec.convert(said, Scorecard)
+    assert "| tokens of a response | 1 | 2 | 3 | +1 | +1 to +1 |" in to_markdown(card)
+    assert card.judge is None
+
+
 def test_small_slices_and_slices_that_are_the_whole_are_left_out() -> None:
     mixed = [*rows(8, slices=["tag a=1", "model m"]), *rows(7, slices=["tag a=2", "model m"])]
     assert {name for row in _with_big_slices(mixed) for name in row.slices} == {"tag a=1"}
@@ -119,6 +227,7 @@ def test_no_text_breaks_out_of_the_page() -> None:
     assert "<script" not in page
     assert "&lt;b&gt;c@v3" in page
     assert "## all held-out rows (2)" in to_markdown(card)
+    assert card.champion == "shop/main/r0"
 
 
 def test_an_anchor_suite_is_read_or_its_line_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,16 @@ from treadle_trainer._files import write_atomically
 from treadle_trainer.backends import Backend
 from treadle_trainer.launch import Launch
 
-__all__ = ["CanaryPolicy", "FastMetric", "GatePolicy", "GuardMetric", "GuardPolicy", "TrainingPolicy", "policy_path"]
+__all__ = [
+    "CanaryPolicy",
+    "FastMetric",
+    "GatePolicy",
+    "GuardMetric",
+    "GuardPolicy",
+    "ScorecardPolicy",
+    "TrainingPolicy",
+    "policy_path",
+]
 
 
 class GuardMetric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,6 +116,46 @@ class GuardPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What is watched from the moment an interaction is there: `error`, `invalid_calls`, `latency_s`, `cost`."""
 
 
+class ScorecardPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is measured of every candidate beside the champion, see docs/evaluation.md."""
+
+    rows: int = 128
+    """Held-out trajectories, the newest."""
+    generate: int = 32
+    """How many of them are answered anew; 0: none."""
+    max_new_tokens: int = 64
+    """Longest answer, in tokens."""
+    anchor: str | None = None
+    """File of an anchor suite: conversations that are always a slice."""
+    evaluators: tuple[str, ...] = ()
+    """Metrics of one's own: `NAME=module:function`, `NAME=!command`, `NAME=?URL MODEL RUBRIC_FILE`."""
+    timeout_s: float = 600.0
+    """Longest run; what takes longer fails, and the turn goes on without it."""
+
+    def checked(self) -> ScorecardPolicy:
+        """Itself, if it makes sense. Raises SettingError naming the setting."""
+        rules = [
+            (self.rows >= 1, "rows", self.rows, "at least 1"),
+            (self.generate >= 0, "generate", self.generate, "at least 0"),
+            (self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1"),
+            (self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0"),
+        ]
+        for holds, name, value, wanted in rules:
+            if not holds:
+                raise SettingError(f"policy scorecard.{name}={value!r}: expected {wanted}")
+        names = [text.partition("=")[0] for text in self.evaluators]
+        for text, name in zip(self.evaluators, names, strict=True):
+            if not name.isidentifier() or not text.partition("=")[2].strip():
+                raise SettingError(f"policy scorecard.evaluators: {text!r}: expected NAME=...")
+            if name in RESERVED_METRICS or names.count(name) > 1:
+                raise SettingError(f"policy scorecard.evaluators: {name!r} is the name of another metric")
+        return self
+
+
+RESERVED_METRICS = ("log_likelihood", "preference", "exact", "tool_name", "arguments", "format", "length", "kl")
+"""What a scorecard always measures, so that no evaluator may have the name."""
+
+
 class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The policy of one slot. The defaults train the demo's tiny model; a real model wants its own learning rate."""
 
@@ -172,6 +221,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Addresses of `treadle serve` (`http://HOST:PORT`) that load and probe a release before its alias moves."""
     gate: GatePolicy = GatePolicy()
     """What a candidate must prove."""
+    scorecard: ScorecardPolicy | None = ScorecardPolicy()
+    """What is measured of every candidate besides. None: nothing."""
     canary: CanaryPolicy = CanaryPolicy()
     """How a canary is tried on live traffic."""
     guard: GuardPolicy | None = GuardPolicy()
@@ -240,6 +291,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for holds, name, value, wanted in rules:
             if not holds:
                 raise SettingError(f"policy {name}={value!r}: expected {wanted}")
+        if self.scorecard is not None:
+            self.scorecard.checked()
         if self.backend is not None:
             self.backend.checked(self.method)
             if self.launch is not None:
@@ -274,6 +327,9 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name in ("backend", "launch"):
             if shaping[name] is None:
                 del shaping[name]
+        # it decides nothing but by the metrics that the gate names
+        if self.scorecard == ScorecardPolicy() or not (self.gate.guards or self.gate.savings):
+            del shaping["scorecard"]
         return content_hash(shaping)
 
     def changed(self, settings: dict[str, Any]) -> TrainingPolicy:
@@ -317,6 +373,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 _OPTIONAL: Mapping[str, dict[str, Any]] = {
     "guard": msgspec.to_builtins(GuardPolicy()),
+    "scorecard": msgspec.to_builtins(ScorecardPolicy()),
     "backend": {"command": ""},
     "launch": {},
 }

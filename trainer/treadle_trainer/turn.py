@@ -4,7 +4,7 @@ The path of a turn, each step timed:
 
 1. train     a job process reads the version's token columns and makes a model folder from the champion (or the policy's base)
 2. register  the folder becomes an immutable release with its lineage
-3. evaluate  a job process scores candidate and champion on the same held-out tasks
+3. evaluate  a job process scores candidate and champion on the same held-out tasks, and measures for the candidate's scorecard
 4. gate      alpha is spent, the gate decides
 5. promote   the champion moves by compare-and-set, a canary is admitted, a person is asked, or the decision is recorded
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +32,10 @@ from treadle_trainer.evaluate import Comparison, compare
 from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.methods import check_method
-from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.policy import ScorecardPolicy, TrainingPolicy
 from treadle_trainer.registry import Flag, Registry, flags
+from treadle_trainer.scorecard.of_turn import Carded, card_of, gate_metrics
+from treadle_trainer.scorecard.run import Limits
 
 __all__ = [
     "TurnDecision",
@@ -165,7 +167,7 @@ class _Turn:
         self.evidence["seconds"] = self.seconds
         self.candidate = candidate = self._registered() or self._trained()
         with self._stage("evaluate"):
-            comparison = self._compared(candidate)
+            comparison = self._carded(candidate, self._compared(candidate))
         with self._stage("gate"):
             verdict = self._judged(comparison)
         self.evidence["gate"] = asdict(verdict)
@@ -241,6 +243,36 @@ class _Turn:
         }
         return comparison
 
+    def _carded(self, candidate: ReleaseId, comparison: Comparison) -> Comparison:
+        """Step 3, the scorecard, and what the gate wants of it."""
+        plan, carded = self.policy.scorecard, None
+        if plan is not None:
+            carded = self._scorecard(candidate, plan, comparison)
+            self.evidence["scorecard"] = carded.evidence
+            if carded.judge is not None:
+                spent = self.evidence.get("judge", {})
+                self.evidence["judge"] = {name: spent.get(name, 0) + n for name, n in carded.judge.items()}
+        return replace(comparison, others=gate_metrics(self.policy, comparison, carded))
+
+    def _scorecard(self, candidate: ReleaseId, plan: ScorecardPolicy, comparison: Comparison) -> Carded:
+        limits = Limits(
+            timeout_s=min(plan.timeout_s, self.policy.timeout_s),
+            on_progress=self.on_progress,
+            should_stop=self.should_stop,
+        )
+        return card_of(
+            self.registry,
+            candidate,
+            self.champion,
+            self.corpus,
+            self.runner,
+            f"{self.key}-scorecard",
+            self.policy,
+            plan,
+            comparison,
+            limits,
+        )
+
     def _judged(self, comparison: Comparison) -> Verdict:
         """Step 4."""
         gate = self.policy.gate
@@ -271,10 +303,11 @@ class _Turn:
         )
 
     def _metric(self, comparison: Comparison, name: str) -> Paired:
-        if name not in comparison.metrics:
-            known = ", ".join(sorted(comparison.metrics)) or "none"
+        given = {**comparison.others, **comparison.metrics}
+        if name not in given:
+            known = ", ".join(sorted(given)) or "none"
             raise EvaluationFailed(f"the policy's gate names the metric {name!r}, but the evaluation gave: {known}")
-        return comparison.metrics[name]
+        return given[name]
 
     def _concluded(self, candidate: ReleaseId, verdict: Verdict, promote: bool) -> TurnReport:
         """Step 5."""

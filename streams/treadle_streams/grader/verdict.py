@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from treadle_schemas.errors import ContractError, FieldError
 from treadle_schemas.events import Interaction, OutcomeValue
+from treadle_schemas.verdicts import find_verdict
 from treadle_schemas.workspace import Metric
 
 from treadle_streams.grader.errors import JudgeFailed
@@ -57,15 +58,9 @@ def read_verdict(said: Any, metric: Metric | None) -> Verdict:
 
 def find_object(text: str) -> dict[str, Any]:
     """The first JSON object in what a model wrote, which may say more around it. Raises JudgeFailed."""
-    decoder, at = json.JSONDecoder(), text.find("{")
-    while at >= 0:
-        try:
-            found, _ = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict) and "value" in found:
-            return found
-        at = text.find("{", at + 1)
+    found = find_verdict(text)
+    if found is not None:
+        return found
     raise JudgeFailed(f"the model's answer holds no JSON object with a value: {_short(text)}", retriable=True)
 
 

@@ -12,6 +12,7 @@ from treadle_schemas import ReleaseId, SettingError
 from treadle_schemas.codec import to_json
 
 from treadle_trainer.commands._common import jobs_root, registry_root, release_of, slot_option, stop_requested
+from treadle_trainer.errors import EvaluationFailed
 
 __all__ = ["evaluate"]
 
@@ -70,14 +71,16 @@ def evaluate(
 ) -> None:
     """Measure RELEASE on held-out rows, beside the champion or another release, metric by metric and slice by slice.
 
-    Prints Markdown; HTML, Markdown and JSON are kept with the registry. It informs: what the gate decides by is the policy's evaluation.
+    Prints Markdown; HTML, Markdown and JSON are kept with the registry. The trainer makes one of every candidate by itself, as the policy's
+    `scorecard` says. Exits 1 where an evaluator broke; what the others said is kept.
     """
     from treadle_corpus import Corpus, parse_ref
 
     from treadle_trainer.jobs import JobRunner
+    from treadle_trainer.policy import ScorecardPolicy
     from treadle_trainer.registry import Registry
     from treadle_trainer.scorecard import to_markdown
-    from treadle_trainer.scorecard.run import Plan, card_folder, score
+    from treadle_trainer.scorecard.run import Limits, card_folder, score
 
     candidate = release_of(settings, release, slot)
     registry = Registry(registry_root(settings), candidate.workspace, candidate.slot)
@@ -86,14 +89,14 @@ def evaluate(
         if manifest.corpus is None or manifest.corpus_version is None:
             raise SettingError(f"{candidate} was trained on no corpus; name one with --corpus PATH[@vN]")
         reference = f"{manifest.corpus}@v{manifest.corpus_version}"
-    plan = Plan(
+    plan = ScorecardPolicy(
         rows=rows,
         generate=generate,
         max_new_tokens=max_new_tokens,
-        max_length=max_length,
         anchor=None if anchor is None else str(Path(anchor).absolute()),
         evaluators=evaluators,
-    )
+        timeout_s=timeout_s,
+    ).checked()
     corpus = Corpus.open(parse_ref(reference, settings.corpus_root))
     with JobRunner(jobs_root(settings)) as runner, stop_requested() as should_stop:
         card = score(
@@ -103,14 +106,16 @@ def evaluate(
             corpus,
             runner,
             plan,
-            timeout_s=timeout_s,
-            should_stop=should_stop,
+            Limits(timeout_s=timeout_s, should_stop=should_stop),
+            max_length=max_length,
         )
     if as_json:
         echo_json(to_json(card))
-        return
-    click.echo(to_markdown(card))
-    click.echo(f"kept in {card_folder(registry, candidate)}", err=True)
+    else:
+        click.echo(to_markdown(card))
+        click.echo(f"kept in {card_folder(registry, candidate)}", err=True)
+    if card.failures:
+        raise EvaluationFailed("; ".join(card.failures.values()))
 
 
 def _other(settings: Settings, text: str, candidate: ReleaseId, champion: ReleaseId | None) -> ReleaseId | None:

@@ -78,7 +78,9 @@ def list_(settings: Settings, workspace: str | None, slot: str | None, as_json: 
 @json_option
 @pass_settings
 def show(settings: Settings, name: str, slot: str, as_json: bool) -> None:
-    """Show RELEASE (workspace/slot/rN): manifest, what was decided and why, and whether its files are intact."""
+    """Show RELEASE (workspace/slot/rN): manifest, scorecards, what was decided and why, and whether its files are intact."""
+    from treadle_trainer.scorecard.run import stored
+
     which = release_of(settings, name, slot)
     registry = registry_of(settings, which.workspace, which.slot)
     manifest = registry.manifest(which) if registry.collected(which) else registry.verify(which)
@@ -87,9 +89,19 @@ def show(settings: Settings, name: str, slot: str, as_json: bool) -> None:
     flagged = [
         flag for flag in flags(registry) if (flag.corpus, flag.version) == (manifest.corpus, manifest.corpus_version)
     ]
+    cards = [
+        {
+            "path": str(path),
+            "page": str(path.with_suffix(".html")),
+            "against": card.champion,
+            "regressed": [f"{part}/{metric.name}" for part, metric in card.regressions],
+        }
+        for path, card in stored(registry, which)
+    ]
     data = {
         **to_json(manifest),
         **said,
+        "scorecards": cards,
         "folder": str(registry.folder(which)),
         "history": history,
         "flags": [asdict(flag) for flag in flagged],
@@ -114,6 +126,9 @@ def show(settings: Settings, name: str, slot: str, as_json: bool) -> None:
             click.echo(f"  {label:<15} {data[label]}")
     for flag in flagged:
         click.echo(f"  flagged         {flag.corpus}@v{flag.version}: {flag.release} was trained on it: {flag.reason}")
+    for card in cards:
+        worse = f"worse: {', '.join(card['regressed'])}" if card["regressed"] else "nothing shown to be worse"
+        click.echo(f"  {'scorecard':<15} against {card['against'] or 'nothing'}, {worse}: {card['page']}")
     for event in history:
         click.echo(f"  {event['at'][:19]}  {event['event']} by {event['actor']}: {event['reason']}")
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from treadle_corpus import Corpus
-from treadle_schemas import Split
+from treadle_schemas import Split, TreadleError
 
-from treadle_trainer.data import heldout_examples, read_examples
+from treadle_trainer.errors import JobStopped
 from treadle_trainer.gate import Paired, Slice
-from treadle_trainer.jobs import EnvironmentSpec, JobRunner, LikelihoodSpec
+from treadle_trainer.jobs import EnvironmentSpec, JobRunner
 from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.scorecard.rows import Measured, select_rows
+from treadle_trainer.scorecard.run import Limits, Measurement, measure_models, rows_for
 
 __all__ = ["Comparison", "compare"]
-
-ROWS = "heldout.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,14 @@ class Comparison:
     seed: int
     metrics: dict[str, Paired] = field(default_factory=dict)
     labels: dict[str, list[str]] = field(default_factory=dict)
+    others: dict[str, Paired] = field(default_factory=dict)
+    """Metrics of the scorecard that the gate names, each on rows of its own."""
+    parts: dict[str, list[str]] = field(default_factory=dict)
+    """What else divides the tasks of an environment: the keys of their data that take a few values."""
+    found: Measurement | None = None
+    """What the same job measured for a scorecard."""
+    trouble: str | None = None
+    """Why it could not, where it was to."""
 
     @property
     def fresh(self) -> bool:
@@ -80,29 +88,70 @@ def compare(
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Comparison:
-    """Score both models by the policy's evaluation. Raises JobFailed."""
-    models = {"champion": str(champion), "candidate": str(candidate)}
-    folder = runner.prepare(name)
-    if policy.environment is not None:
-        spec = EnvironmentSpec(
-            models=models,
-            environment=policy.environment,
-            evaluator=policy.evaluator,
-            tasks=policy.eval_tasks,
-            seed=seed,
-            split=split,
-            labels=policy.gate.slices,
-        )
-        result = runner.run(name, spec, timeout_s=policy.timeout_s, on_progress=on_progress, should_stop=should_stop)
-        return _comparison("environment", result, result["clusters"], result["labels"], seed)
-    selection = heldout_examples(corpus, folder / ROWS, newest_rows=policy.eval_tasks)
-    if not selection.examples:
-        return Comparison(kind="logged", candidate=[], champion=[], clusters=[], seed=seed)
-    rows = LikelihoodSpec(models=models, rows=str(selection.path), max_length=policy.max_length)
-    result = runner.run(name, rows, timeout_s=policy.timeout_s, on_progress=on_progress, should_stop=should_stop)
-    clusters = [selection.groups[i] for i in result["rows"]]
-    labels = _labels(corpus, selection.path, result["rows"], policy.gate.slices)
-    return _comparison("logged", result, clusters, labels, seed)
+    """Score both models by the policy's evaluation; on logged rows the same job measures for the policy's scorecard. Raises JobFailed."""
+    limits = Limits(timeout_s=policy.timeout_s, on_progress=on_progress, should_stop=should_stop)
+    models = {"champion": champion, "candidate": candidate}
+    if policy.environment is None:
+        return _logged(runner, name, policy, corpus, models, seed, limits)
+    spec = EnvironmentSpec(
+        models={which: str(folder) for which, folder in models.items()},
+        environment=policy.environment,
+        evaluator=policy.evaluator,
+        tasks=policy.eval_tasks,
+        seed=seed,
+        split=split,
+        labels=policy.gate.slices,
+    )
+    result = runner.run(name, spec, timeout_s=policy.timeout_s, on_progress=on_progress, should_stop=should_stop)
+    return replace(
+        _comparison("environment", result, result["clusters"], result["labels"], seed), parts=result["parts"]
+    )
+
+
+def _logged(
+    runner: JobRunner,
+    name: str,
+    policy: TrainingPolicy,
+    corpus: Corpus,
+    models: dict[str, Path],
+    seed: int,
+    limits: Limits,
+) -> Comparison:
+    """How likely both find the held-out rows that succeeded: the mean log-likelihood a response token of each, in nats."""
+    found, trouble = None, None
+    if policy.scorecard is not None:
+        try:
+            measured = rows_for(corpus, policy.scorecard, deciding=policy.eval_tasks, labels=policy.gate.slices)
+            if measured.rows:
+                found = measure_models(
+                    runner, name, models, measured, policy.scorecard, limits, max_length=policy.max_length
+                )
+        except JobStopped:
+            raise
+        except TreadleError as err:  # what the gate needs is measured without it
+            trouble = str(err)
+    whole = found
+    if found is None:
+        measured = select_rows(corpus, 0, deciding=policy.eval_tasks, labels=policy.gate.slices)
+        if not measured.rows:
+            return Comparison(kind="logged", candidate=[], champion=[], clusters=[], seed=seed, trouble=trouble)
+        found = measure_models(runner, name, models, measured, None, limits, max_length=policy.max_length)
+    return replace(_likelihoods(found, policy.gate.slices, seed), found=whole, trouble=trouble)
+
+
+def _likelihoods(found: Measurement, labels: Sequence[str], seed: int) -> Comparison:
+    measured: Measured = found.measured
+    ours, theirs = (found.values[model]["log_likelihood"] for model in ("candidate", "champion"))
+    # what is too long for one of them is left out for both
+    places = [n for n, row in enumerate(measured.rows) if row.decides and str(n) in ours and str(n) in theirs]
+    return Comparison(
+        kind="logged",
+        candidate=[ours[str(n)] for n in places],
+        champion=[theirs[str(n)] for n in places],
+        clusters=[measured.rows[n].group for n in places],
+        seed=seed,
+        labels={label: [measured.rows[n].labels.get(label, "") for n in places] for label in labels},
+    )
 
 
 def _comparison(
@@ -126,19 +175,3 @@ def _comparison(
         },
         labels=labels,
     )
-
-
-def _labels(corpus: Corpus, examples: Path, rows: Sequence[int], wanted: Sequence[str]) -> dict[str, list[str]]:
-    """By label: its value on each of the examples at `rows`. A label is `model`, `agent` or the name of a tag."""
-    if not wanted:
-        return {}
-    ids = [(x["episode_id"], x["interaction_id"]) for x in read_examples(examples)]
-    used = {ids[i] for i in rows}
-    said: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in corpus.rows("heldout"):
-        if (row.episode_id, row.interaction_id) in used:
-            interaction = row.interaction
-            named = {"model": interaction.get("model"), "agent": interaction.get("agent")}
-            said[row.episode_id, row.interaction_id] = {**named, **interaction.get("tags", {})}
-    values = {label: [said[ids[i]].get(label) for i in rows] for label in wanted}
-    return {label: ["" if value is None else str(value) for value in found] for label, found in values.items()}

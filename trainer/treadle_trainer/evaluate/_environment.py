@@ -20,6 +20,8 @@ Scored = float | Mapping[str, float]
 """The score of a task in [0, 1], or several metrics of it by name, `score` among them."""
 Evaluator = Callable[[str, Environment, Sequence[Task], int], Sequence[Scored]]
 """(model folder, environment, tasks, seed) -> what became of each task, in order."""
+MAX_VALUES = 12
+"""More values than that make a key of a task's data no kind of task, but a detail of it."""
 DRAWS_PER_TASK = 8
 """Tasks drawn for one wanted, beyond what the held-out share makes necessary: an environment with few groups repeats itself."""
 
@@ -47,7 +49,15 @@ def score(spec: EnvironmentSpec, progress: Callable[..., None]) -> dict[str, Any
         "metrics": metrics,
         "clusters": [task.task_id for task in tasks],
         "labels": {label: [str(task.data.get(label, "")) for task in tasks] for label in spec.labels},
+        "parts": _parts(tasks),
     }
+
+
+def _parts(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """The keys of the tasks' data that take a few short values each, and what they are on every task."""
+    names = {name for task in tasks for name, value in task.data.items() if isinstance(value, str | bool | int)}
+    said = {name: [str(task.data.get(name, "")) for task in tasks] for name in sorted(names)}
+    return {name: values for name, values in said.items() if 2 <= len(set(values)) <= MAX_VALUES}
 
 
 def _by_metric(values: Sequence[Scored], where: str) -> dict[str, list[float]]:

@@ -5,6 +5,6 @@ A job is a folder: `spec.json` (what to do), `log.txt` (all it printed), `progre
 """
 
 from treadle_trainer.jobs._runner import JobRunner, has_cuda
-from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, LikelihoodSpec, ScorecardSpec, TrainSpec
+from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, ScorecardSpec, TrainSpec
 
-__all__ = ["EnvironmentSpec", "JobRunner", "JobSpec", "LikelihoodSpec", "ScorecardSpec", "TrainSpec", "has_cuda"]
+__all__ = ["EnvironmentSpec", "JobRunner", "JobSpec", "ScorecardSpec", "TrainSpec", "has_cuda"]

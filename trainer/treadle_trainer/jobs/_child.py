@@ -13,7 +13,7 @@ import msgspec
 from treadle_schemas import TreadleError
 
 from treadle_trainer._files import write_atomically
-from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, LikelihoodSpec, ScorecardSpec, TrainSpec
+from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, ScorecardSpec, TrainSpec
 
 __all__ = ["Progress", "perform"]
 
@@ -58,10 +58,6 @@ def _dispatch(spec: JobSpec, progress: Progress) -> dict[str, Any]:
             from treadle_trainer.evaluate._environment import score
 
             return score(spec, progress)
-        case LikelihoodSpec():
-            from treadle_trainer.evaluate._likelihood import score_rows
-
-            return score_rows(spec, progress)
         case ScorecardSpec():
             from treadle_trainer.scorecard.measure import measure
 

@@ -10,7 +10,7 @@ from treadle_schemas import Split, content_hash
 from treadle_trainer.backends import Backend
 from treadle_trainer.launch import Launch
 
-__all__ = ["EnvironmentSpec", "JobSpec", "LikelihoodSpec", "ScorecardSpec", "TrainSpec"]
+__all__ = ["EnvironmentSpec", "JobSpec", "ScorecardSpec", "TrainSpec"]
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
@@ -78,15 +78,6 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True, tag="environmen
     """Keys of a task's data that divide the tasks into slices."""
 
 
-class LikelihoodSpec(msgspec.Struct, frozen=True, kw_only=True, tag="likelihood"):
-    """Score models by their mean log-likelihood a token of the responses in `rows`."""
-
-    models: dict[str, str]
-    rows: str
-    max_length: int
-    batch: int = 16
-
-
 class ScorecardSpec(msgspec.Struct, frozen=True, kw_only=True, tag="scorecard"):
     """Measure models on the rows and pairs in `rows` (scorecard.rows.Measured). `generate` of the rows are written anew by each model, at
     most `max_new_tokens` each; the first model is what the last one is compared with."""
@@ -97,7 +88,9 @@ class ScorecardSpec(msgspec.Struct, frozen=True, kw_only=True, tag="scorecard"):
     generate: int
     max_new_tokens: int
     evaluators: tuple[str, ...] = ()
+    kl: bool = True
+    """Whether the divergence of the last model from the first is measured."""
     batch: int = 16
 
 
-JobSpec = TrainSpec | EnvironmentSpec | LikelihoodSpec | ScorecardSpec
+JobSpec = TrainSpec | EnvironmentSpec | ScorecardSpec

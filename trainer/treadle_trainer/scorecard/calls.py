@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Call", "Reading", "calls_of", "read_object", "read_text"]
+__all__ = ["Call", "Reading", "calls_of", "read_text"]
 
 _DECODER: Final = json.JSONDecoder()
 _NAME_BEFORE: Final = re.compile(r"([A-Za-z_][\w.\-]*)[\s(:=>]*$")
@@ -69,20 +69,6 @@ def read_text(text: str) -> Reading:
     marked = any(marker in text for marker in _MARKERS)
     began = marked or text.lstrip().startswith(("{", "["))
     return Reading(tuple(calls), not calls and (marked or (broken and began)))
-
-
-def read_object(text: str) -> dict[str, Any] | None:
-    """The last JSON object that a text holds, None without one."""
-    found, at, failed = None, 0, 0
-    while (start := text.find("{", at)) >= 0 and failed < _TRIES:
-        try:
-            value, at = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            failed += 1
-            at = start + 1
-            continue
-        found = value if isinstance(value, dict) else found
-    return found
 
 
 def _next(text: str, at: int) -> int | None:

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
 
 import msgspec
 
 from treadle_trainer.gate import cluster_bounds
-from treadle_trainer.scorecard.rows import ANCHOR, EvalRow, Measured
+from treadle_trainer.scorecard.metrics import METRICS, WHOLE, MetricKind, Valued, Values, parts_of, valued
+from treadle_trainer.scorecard.rows import ANCHOR, MAX_SLICES, MIN_SLICE, Measured
+from treadle_trainer.scorecard.spend import Spend
 
-__all__ = ["METRICS", "Metric", "MetricKind", "Scorecard", "Slice", "make_card"]
+__all__ = ["ENVIRONMENT", "Metric", "Played", "Scorecard", "Slice", "brief", "kind_of", "make_card"]
 
 LEVEL: Final = 0.95
 """Of the two-sided intervals."""
-Values = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Model -> metric -> index as text -> value."""
-
-
-class MetricKind(NamedTuple):
-    """What a metric says, and which way is better: 1 up, -1 down, 0 neither."""
-
-    title: str
-    better: Literal[-1, 0, 1]
-
-
-METRICS: Final[dict[str, MetricKind]] = {
-    "log_likelihood": MetricKind("log-likelihood a token of successful responses", 1),
-    "preference": MetricKind("better answer of a pair is likelier", 1),
-    "exact": MetricKind("response as logged", 1),
-    "tool_name": MetricKind("calls the logged tools", 1),
-    "arguments": MetricKind("with the logged arguments", 1),
-    "format": MetricKind("well-formed and finished", 1),
-    "length": MetricKind("tokens of a response", 0),
-    "kl": MetricKind("KL to the champion, a token", 0),
-}
-"""Generation metrics (exact to length) are of greedy answers to successful rows; `format` and `length` of answers to all rows."""
-_OF_SUCCESSES: Final = ("log_likelihood", "exact", "tool_name", "arguments")
+ENVIRONMENT: Final = "environment"
+"""The slice of the tasks that both played, and the first word of its parts."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +35,8 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     low: float | None = None
     high: float | None = None
     verdict: Literal["improved", "regressed", "unclear"] = "unclear"
+    better: Literal[-1, 0, 1] | None = None
+    """Which way is better, where the name alone does not say it."""
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +45,17 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     rows: int
     metrics: list[Metric]
+
+
+class Played(msgspec.Struct, frozen=True, kw_only=True):
+    """What both made of the same tasks of an environment: metric -> (candidate's, champion's) values, the task of each, and the values of
+    the tasks' data by key, which divide them."""
+
+    metrics: dict[str, tuple[list[float], list[float]]]
+    clusters: list[str]
+    labels: dict[str, list[str]] = {}
+    kinds: dict[str, Literal[-1, 0, 1]] = {}
+    """Metric -> which way is better, where that is known."""
 
 
 class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +71,10 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     slices: list[Slice]
     created_at: str
     made: dict[str, Any] = {}
+    judge: Spend | None = None
+    """What models as evaluators used."""
+    failures: dict[str, str] = {}
+    """Evaluators that broke, and why."""
 
     @property
     def regressions(self) -> list[tuple[str, Metric]]:
@@ -85,63 +83,114 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_card(
-    measured: Measured, values: Values, extra: Mapping[str, MetricKind] | None = None, **about: Any
+    measured: Measured,
+    values: Values,
+    extra: Mapping[str, MetricKind] | None = None,
+    played: Played | None = None,
+    **about: Any,
 ) -> Scorecard:
     """Put a scorecard together. `values` names `candidate` and perhaps `champion`; `extra` are the metrics of evaluators of one's own.
 
-    `about` are the other fields of Scorecard.
+    `played` adds what an environment said. `about` are the other fields of Scorecard.
     """
     kinds = {**METRICS, **(extra or {})}
-    parts: dict[str, Callable[[EvalRow], bool]] = {"all": lambda row: ANCHOR not in row.slices}
-    for name in sorted({name for row in measured.rows for name in row.slices}, key=lambda n: (n != ANCHOR, n)):
-        parts[name] = lambda row, name=name: name in row.slices  # type: ignore[misc]
     slices = []
-    for name, holds in parts.items():
-        chosen = [n for n, row in enumerate(measured.rows) if holds(row)]
-        metrics = [
-            m for metric, kind in kinds.items() if (m := _metric(metric, kind, chosen, measured, values, name == "all"))
-        ]
+    for name, places in parts_of(measured).items():
+        found = {metric: valued(metric, places, measured, values, whole=name == WHOLE) for metric in kinds}
+        metrics = [_metric(metric, kinds[metric].better, said) for metric, said in found.items() if said is not None]
         if metrics:
-            slices.append(Slice(name=name, rows=len(chosen), metrics=metrics))
-    return Scorecard(rows=len(measured.rows), pairs=len(measured.pairs), slices=slices, **about)
+            slices.append(Slice(name=name, rows=len(places), metrics=metrics))
+    if played is not None:
+        after = sum(part.name in (WHOLE, ANCHOR) for part in slices)
+        slices[after:after] = _environment(played)
+    rows = sum(row.on_card for row in measured.rows)
+    return Scorecard(rows=rows, pairs=len(measured.pairs), slices=slices, **about)
 
 
-def _metric(
-    name: str, kind: MetricKind, chosen: Sequence[int], measured: Measured, values: Values, whole: bool
-) -> Metric | None:
-    if name == "preference":
-        if not whole:
-            return None
-        places: Iterable[int] = range(len(measured.pairs))
-        groups = [pair.group for pair in measured.pairs]
-    else:
-        groups = [row.group for row in measured.rows]
-        places = chosen
-        if name in _OF_SUCCESSES:
-            places = [n for n in chosen if (measured.rows[n].reward or 0.0) > 0]
-    ours = values["candidate"].get(name, {})
-    theirs = values.get("champion", {}).get(name, {})
-    alone = not theirs or name == "kl"
-    both = [n for n in places if str(n) in ours and (alone or str(n) in theirs)]
-    if not both:
-        return None
-    clusters = [groups[n] for n in both]
-    candidate = sum(ours[str(n)] for n in both) / len(both)
-    if alone:
-        return Metric(name=name, n=len(both), groups=len(set(clusters)), candidate=candidate)
-    bounds = cluster_bounds([ours[str(n)] - theirs[str(n)] for n in both], clusters, (1 - LEVEL) / 2)
+def brief(card: Scorecard) -> dict[str, Any]:
+    """What a turn's evidence says of a scorecard: the metrics of the main parts, and the names of all that got worse."""
+    main = {part.name: part for part in card.slices if part.name in (WHOLE, ANCHOR, ENVIRONMENT)}
+    shown = ("n", "candidate", "champion", "effect", "low", "high", "verdict")
+    return {
+        "against": card.champion,
+        "rows": card.rows,
+        "pairs": card.pairs,
+        "metrics": {
+            name: {
+                m.name: {key: v for key in shown if (v := _rounded(getattr(m, key))) is not None} for m in part.metrics
+            }
+            for name, part in main.items()
+        },
+        "regressed": [f"{name}/{metric.name}" for name, metric in card.regressions],
+        **({"failures": card.failures} if card.failures else {}),
+    }
+
+
+def kind_of(metric: Metric) -> MetricKind:
+    """What a metric says, and which way is better. One that nobody here knows is its own title."""
+    known = METRICS.get(metric.name, MetricKind(metric.name.replace("_", " "), 1))
+    return known if metric.better is None else known._replace(better=metric.better)
+
+
+def _environment(played: Played) -> list[Slice]:
+    """The slice of all tasks, and one of each value of their data that enough of them share and not all."""
+    n = len(played.clusters)
+    parts: dict[str, list[int]] = {ENVIRONMENT: list(range(n))}
+    for label, said in sorted(played.labels.items()):
+        for value in sorted(set(said)):
+            parts[f"{ENVIRONMENT} {label}={value}"] = [i for i, each in enumerate(said) if each == value]
+    big = [name for name, places in parts.items() if name == ENVIRONMENT or MIN_SLICE <= len(places) < n]
+    return [
+        Slice(
+            name=name,
+            rows=len(parts[name]),
+            metrics=[
+                _metric(
+                    metric,
+                    played.kinds.get(metric, 0),
+                    Valued(
+                        [ours[i] for i in parts[name]],
+                        [theirs[i] for i in parts[name]],
+                        [played.clusters[i] for i in parts[name]],
+                    ),
+                    told=True,
+                )
+                for metric, (ours, theirs) in played.metrics.items()
+            ],
+        )
+        for name in big[: MAX_SLICES + 1]
+        if parts[name]
+    ]
+
+
+def _metric(name: str, better: Literal[-1, 0, 1], said: Valued, *, told: bool = False) -> Metric:
+    n, candidate = len(said.candidate), _mean(said.candidate)
+    shown = better if told or name not in METRICS else None
+    if said.champion is None:
+        return Metric(name=name, n=n, groups=len(set(said.clusters)), candidate=candidate, better=shown)
+    differences = [a - b for a, b in zip(said.candidate, said.champion, strict=True)]
+    bounds = cluster_bounds(differences, said.clusters, (1 - LEVEL) / 2)
     sign = (bounds.low > 0) - (bounds.high < 0)
     verdict: Literal["improved", "regressed", "unclear"] = "unclear"
-    if sign * kind.better:
-        verdict = "improved" if sign == kind.better else "regressed"
+    if sign * better:
+        verdict = "improved" if sign == better else "regressed"
     return Metric(
         name=name,
-        n=len(both),
+        n=n,
         groups=bounds.tasks,
         candidate=candidate,
-        champion=sum(theirs[str(n)] for n in both) / len(both),
+        champion=_mean(said.champion),
         effect=bounds.effect,
         low=bounds.low,
         high=bounds.high,
         verdict=verdict,
+        better=shown,
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value

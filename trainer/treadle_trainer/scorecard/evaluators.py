@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,11 +22,12 @@ from typing import Any, Final
 import httpx
 from treadle_schemas.canonical import dumps
 from treadle_schemas.errors import SettingError
+from treadle_schemas.verdicts import find_verdict
 
 from treadle_trainer.errors import EvaluationFailed
-from treadle_trainer.scorecard.calls import read_object
+from treadle_trainer.scorecard.spend import Spend
 
-__all__ = ["check_evaluator", "run_evaluator", "split_evaluator"]
+__all__ = ["check_evaluator", "is_judge", "run_evaluator", "split_evaluator"]
 
 COMMAND_S: Final = 600.0
 JUDGE_S: Final = 60.0
@@ -46,6 +48,11 @@ def split_evaluator(text: str) -> tuple[str, str]:
     return name, rest.strip()
 
 
+def is_judge(text: str) -> bool:
+    """Whether an evaluator is a model that is asked."""
+    return split_evaluator(text)[1].startswith("?")
+
+
 def check_evaluator(text: str) -> None:
     """Whether an evaluator can be found, before a model is loaded. Raises SettingError."""
     _, rest = split_evaluator(text)
@@ -55,11 +62,11 @@ def check_evaluator(text: str) -> None:
         _function(rest)
 
 
-def run_evaluator(text: str, answers: Sequence[dict[str, Any]]) -> list[float | None]:
-    """A value for each answer. Raises EvaluationFailed naming the evaluator, SettingError."""
+def run_evaluator(text: str, answers: Sequence[dict[str, Any]], spend: Spend | None = None) -> list[float | None]:
+    """A value for each answer; what a judge used is added to `spend`. Raises EvaluationFailed naming the evaluator, SettingError."""
     name, rest = split_evaluator(text)
     if rest.startswith("?"):
-        values: list[Any] = _judged(name, rest, answers)
+        values: list[Any] = _judged(name, rest, answers, Spend() if spend is None else spend)
     elif rest.startswith("!"):
         values = _from_command(name, rest[1:], answers)
     else:
@@ -118,7 +125,7 @@ def _judge(rest: str) -> tuple[str, str, str]:
     return url.rstrip("/"), model, rubric
 
 
-def _judged(name: str, rest: str, answers: Sequence[dict[str, Any]]) -> list[Any]:
+def _judged(name: str, rest: str, answers: Sequence[dict[str, Any]], spend: Spend) -> list[Any]:
     url, model, rubric = _judge(rest)
     key = os.environ.get(KEY)
     values = []
@@ -132,13 +139,16 @@ def _judged(name: str, rest: str, answers: Sequence[dict[str, Any]]) -> list[Any
                     {"role": "user", "content": _INTRODUCTION + dumps(answer).decode()},
                 ],
             }
+            began = time.monotonic()
             try:
-                said = client.post(f"{url}/chat/completions", json=body)
-                said.raise_for_status()
-                text = said.json()["choices"][0]["message"]["content"]
-            except (httpx.HTTPError, ValueError, LookupError, TypeError) as err:
+                response = client.post(f"{url}/chat/completions", json=body)
+                response.raise_for_status()
+                said = response.json()
+                spend.add(said.get("usage"), time.monotonic() - began)
+                text = said["choices"][0]["message"]["content"]
+            except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as err:
                 raise EvaluationFailed(f"evaluator {name}: {url} gave no verdict: {type(err).__name__}: {err}") from err
-            verdict = read_object(text) if isinstance(text, str) else None
+            verdict = find_verdict(text) if isinstance(text, str) else None
             value = None if verdict is None else verdict.get("value")
             value = float(value) if isinstance(value, bool) else value
             # outside of the scale is no verdict: an answer may have talked the judge into it

@@ -11,37 +11,51 @@ import torch
 from treadle_schemas.canonical import dumps
 
 from treadle_trainer.data.rendering import Encoded, encode, identify
+from treadle_trainer.errors import EvaluationFailed
 from treadle_trainer.evaluate.likelihood import divergences, likelihoods
 from treadle_trainer.evaluate.player import load, prompt_ids, sample
 from treadle_trainer.jobs._spec import ScorecardSpec
 from treadle_trainer.scorecard.calls import calls_of, read_text
 from treadle_trainer.scorecard.evaluators import run_evaluator, split_evaluator
 from treadle_trainer.scorecard.rows import ANCHOR, EvalPair, EvalRow, Measured
+from treadle_trainer.scorecard.spend import Spend
 
 __all__ = ["measure"]
 
 
 def measure(spec: ScorecardSpec, progress: Callable[..., None]) -> dict[str, Any]:
-    """Values by model, metric and index: `{"values": {model: {metric: {index: value}}}, "rows": n, "pairs": n}`.
+    """Values by model, metric and index: `{"values": {model: {metric: {index: value}}}, "rows": n, "pairs": n, "judge": Spend or None,
+    "failures": {evaluator: why}}`.
 
     Indices are those of rows, of pairs for `preference`. What a model cannot be measured on (too long, a template that does not take it)
-    has no value. `kl` is KL(last model || first) a response token over what was logged, where both take the same tokens.
+    has no value. `kl` is KL(last model || first) a response token over what was logged, where both take the same tokens. `judge` is what
+    models as evaluators used.
     """
     measured = msgspec.json.decode(Path(spec.rows).read_bytes(), type=Measured)
-    loaded = {name: load(folder) for name, folder in spec.models.items()}
-    encoded = {name: _encoded(tokenizer, measured.rows, spec.max_length) for name, (_, tokenizer) in loaded.items()}
     values: dict[str, dict[str, dict[str, float]]] = {}
-    for name, (model, tokenizer) in loaded.items():
+    spend, failures = Spend(), dict[str, str]()
+    first: tuple[Any, Any] | None = None  # held where it is compared with, so that two models are in memory at most
+    for name, folder in spec.models.items():
+        model, tokenizer = load(folder)
+        encoded = _encoded(tokenizer, measured.rows, spec.max_length)
         values[name] = {
-            "log_likelihood": _text_keys(likelihoods(model, encoded[name], spec.batch)),
+            "log_likelihood": _text_keys(likelihoods(model, encoded, spec.batch)),
             "preference": _text_keys(_preferences(model, tokenizer, measured.pairs, spec)),
-            **_generated(model, tokenizer, measured.rows, spec),
+            **_generated(model, tokenizer, measured.rows, spec, spend, failures),
         }
-        progress(stage="scorecard", model=name, rows=len(encoded[name]))
-    first, last = next(iter(loaded)), list(loaded)[-1]
-    if first != last and identify(loaded[first][1]) == identify(loaded[last][1]):
-        values[last]["kl"] = _text_keys(divergences(loaded[last][0], loaded[first][0], encoded[last], spec.batch))
-    return {"values": values, "rows": len(measured.rows), "pairs": len(measured.pairs)}
+        if first is not None and identify(first[1]) == identify(tokenizer):
+            values[name]["kl"] = _text_keys(divergences(model, first[0], encoded, spec.batch))
+        if spec.kl and first is None:
+            first = model, tokenizer
+        progress(stage="scorecard", model=name, rows=len(encoded))
+    judge = msgspec.to_builtins(spend) if spend.calls else None
+    return {
+        "values": values,
+        "rows": len(measured.rows),
+        "pairs": len(measured.pairs),
+        "judge": judge,
+        "failures": failures,
+    }
 
 
 def _encoded(tokenizer: Any, rows: Sequence[EvalRow], max_length: int) -> dict[int, Encoded]:
@@ -69,9 +83,11 @@ def _preferences(model: Any, tokenizer: Any, pairs: Sequence[EvalPair], spec: Sc
     return {n // 2: (likely[n] > likely[n + 1]) + 0.5 * (likely[n] == likely[n + 1]) for n in likely if n % 2 == 0}
 
 
-def _generated(model: Any, tokenizer: Any, rows: Sequence[EvalRow], spec: ScorecardSpec) -> dict[str, dict[str, float]]:
+def _generated(
+    model: Any, tokenizer: Any, rows: Sequence[EvalRow], spec: ScorecardSpec, spend: Spend, failures: dict[str, str]
+) -> dict[str, dict[str, float]]:
     """What the model writes in place of the last logged response, without chance: held against it."""
-    wanted = _spread([n for n, row in enumerate(rows) if ANCHOR not in row.slices], spec.generate)
+    wanted = _spread([n for n, row in enumerate(rows) if row.on_card and ANCHOR not in row.slices], spec.generate)
     wanted += [n for n, row in enumerate(rows) if ANCHOR in row.slices]
     prompts = {n: prompt_ids(tokenizer, rows[n].messages[: rows[n].response[-1]], rows[n].tools) for n in wanted}
     kept = sorted(
@@ -95,8 +111,15 @@ def _generated(model: Any, tokenizer: Any, rows: Sequence[EvalRow], spec: Scorec
                 }
             )
     for evaluator in spec.evaluators:
-        given = zip(kept, run_evaluator(evaluator, answers), strict=True)
-        out[split_evaluator(evaluator)[0]] = {str(n): value for n, value in given if value is not None}
+        own = split_evaluator(evaluator)[0]
+        if own in failures:
+            continue
+        try:
+            given = zip(kept, run_evaluator(evaluator, answers, spend), strict=True)
+        except EvaluationFailed as err:  # the other metrics are worth having all the same
+            failures[own] = str(err)
+            continue
+        out[own] = {str(n): value for n, value in given if value is not None}
     return out
 
 

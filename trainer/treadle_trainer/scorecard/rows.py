@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from treadle_corpus import Corpus
+from treadle_corpus import Corpus, CorpusRow
 from treadle_corpus.images import has_images
-from treadle_corpus.views import dpo, evaluation
+from treadle_corpus.views import dpo, evaluation, rewarded, sft
 from treadle_schemas.errors import SettingError
 
 from treadle_trainer.data._selection import newest
@@ -34,6 +34,12 @@ class EvalRow(msgspec.Struct, frozen=True, kw_only=True):
     """The split group: rows of one group count as one observation."""
     slices: list[str] = []
     """Where it counts beside the whole: `anchor`, `tag tier=gold`, `task t1`, `model m`, `agent a`."""
+    on_card: bool = True
+    """Whether it counts on the scorecard."""
+    decides: bool = False
+    """Whether the gate compares its likelihood."""
+    labels: dict[str, str] = {}
+    """Of a row that decides: by each label that the gate asks for its value, "" without one."""
 
 
 class EvalPair(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,22 +61,16 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     pairs: list[EvalPair]
 
 
-def select_rows(corpus: Corpus, limit: int) -> Measured:
-    """The newest `limit` held-out trajectories of a version, and the pairs among its held-out rows. Those with images are left out."""
+def select_rows(corpus: Corpus, limit: int, *, deciding: int = 0, labels: Sequence[str] = ()) -> Measured:
+    """The newest `limit` held-out trajectories of a version, and the pairs among its held-out rows (none where `limit` is 0).
+
+    With `deciding`, also the newest so many that succeeded, for the gate: these name their `labels`, each `model`, `agent`, `task` or
+    the name of a tag. Those with images are left out. The held-out rows are read once.
+    """
     heldout = [row for row in corpus.rows("heldout") if not has_images(row.interaction["messages"])]
-    chosen = newest(heldout, limit)
-    of_row = {(row.episode_id, row.interaction_id): row.interaction for row in chosen}
-    rows = [
-        EvalRow(
-            messages=example["messages"],
-            response=example["response"],
-            tools=example["tools"],
-            reward=example["reward"],
-            group=example["group"],
-            slices=list(_slices(of_row[example["episode_id"], example["interaction_id"]])),
-        )
-        for example in evaluation(chosen)
-    ]
+    rows = _card_rows(newest(heldout, limit)) if limit else []
+    if deciding:
+        rows = _with_deciding(rows, newest((row for row in heldout if rewarded(row)), deciding), labels)
     pairs = [
         EvalPair(
             prompt=pair["prompt"],
@@ -81,9 +81,61 @@ def select_rows(corpus: Corpus, limit: int) -> Measured:
             tools=pair["tools"],
             group=pair["task_id"] or repr(pair["prompt"]),
         )
-        for pair in dpo(heldout, split="heldout")
+        for pair in (dpo(heldout, split="heldout") if limit else ())
     ]
-    return Measured(rows=_with_big_slices(rows), pairs=pairs[:limit])
+    return Measured(rows=rows, pairs=pairs[:limit])
+
+
+def _card_rows(chosen: Sequence[CorpusRow]) -> list[EvalRow]:
+    of_row = {(row.episode_id, row.interaction_id): row.interaction for row in chosen}
+    return _with_big_slices(
+        EvalRow(
+            messages=example["messages"],
+            response=example["response"],
+            tools=example["tools"],
+            reward=example["reward"],
+            group=example["group"],
+            slices=list(_slices(of_row[example["episode_id"], example["interaction_id"]])),
+        )
+        for example in evaluation(chosen)
+    )
+
+
+def _with_deciding(rows: list[EvalRow], wins: Sequence[CorpusRow], labels: Sequence[str]) -> list[EvalRow]:
+    """With those that the gate compares: the same row where the same is measured, one of its own elsewhere.
+
+    An episode of which some steps succeeded decides by these steps alone, and counts on the card with all of them.
+    """
+    of_row = {(row.episode_id, row.interaction_id): row for row in wins}
+    places = {(repr(row.messages), tuple(row.response)): n for n, row in enumerate(rows)}
+    rows = list(rows)
+    for example in sft(wins, rewarded, split="heldout"):
+        row = of_row[example["episode_id"], example["interaction_id"]]
+        said = {name: _label(row.interaction, name) for name in labels}
+        place = places.get((repr(example["messages"]), tuple(example["response"])))
+        if place is not None and not rows[place].decides:
+            rows[place] = msgspec.structs.replace(rows[place], decides=True, labels=said)
+            continue
+        rows.append(
+            EvalRow(
+                messages=example["messages"],
+                response=example["response"],
+                tools=example["tools"],
+                reward=example["reward"],
+                group=row.split_group,
+                on_card=False,
+                decides=True,
+                labels=said,
+            )
+        )
+    return rows
+
+
+def _label(interaction: dict[str, Any], name: str) -> str:
+    tags = interaction.get("tags") or {}
+    field = {"task": "task_id"}.get(name, name)
+    value = tags[name] if name in tags else interaction.get(field) if name in ("task", "model", "agent") else None
+    return "" if value is None else str(value)
 
 
 def read_anchor(path: Path) -> list[EvalRow]:
