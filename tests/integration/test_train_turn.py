@@ -395,8 +395,8 @@ def test_a_turn_that_fails_is_recorded_with_its_reason(
     event = registry.events()[-1]
     assert (event.event, event.evidence["version"]) == ("failed", 1)
     assert "nothing to imitate" in event.reason
-    with pytest.raises(NotYetSupported, match="'grpo' is planned"):
-        run_turn(corpora["clean"], POLICY.changed({"method": "grpo"}), registry, split=SPLIT, runner=runner)
+    with pytest.raises(NotYetSupported, match="'ppo' is no training method"):
+        run_turn(corpora["clean"], POLICY.changed({"method": "ppo"}), registry, split=SPLIT, runner=runner)
     with pytest.raises(SettingError, match="judges and does not speak"):
         run_turn(corpora["clean"], POLICY.changed({"method": "reward"}), registry, split=SPLIT, runner=runner)
 

@@ -23,6 +23,7 @@ TreadleError (treadle_schemas.errors)
     ├── JobRefused               a job that is over is not to be cancelled, one that is not is not to be resumed (exit 3)
     └── JobFailed                a training or evaluation process ended badly; `log` names its log
         ├── BackendFailed        ... because the command of an external trainer did
+        ├── RewardFailed         ... because what scores attempts did: a reward function, or an environment
         ├── JobTimedOut          ... because its time was up
         └── JobStopped           ... because its caller wanted it to end; it may be run again
 """
@@ -55,6 +56,7 @@ __all__ = [
     "ReleaseMissing",
     "ReleaseRefused",
     "ReleaseTampered",
+    "RewardFailed",
     "StateRefused",
     "TemplateRefused",
     "TokenizerMismatch",
@@ -177,6 +179,10 @@ class JobFailed(TrainerError):
 
 class BackendFailed(JobFailed):
     """The command of an external trainer could not be started, or ended badly. `log` holds what it printed."""
+
+
+class RewardFailed(JobFailed):
+    """A reward function or an environment raised, or gave what is no reward. The log holds its traceback."""
 
 
 class JobTimedOut(JobFailed):

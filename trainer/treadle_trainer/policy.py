@@ -160,7 +160,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The policy of one slot. The defaults train the demo's tiny model; a real model wants its own learning rate."""
 
     method: str = "sft"
-    """Training method: sft, rwsft, dpo, kto, reward or rl."""
+    """Training method: sft, rwsft, dpo, kto, reward, rl or grpo."""
     steps: int = 80
     """Optimiser steps of a job."""
     lr: float = 2e-3
@@ -180,13 +180,23 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lora_rank: int | None = None
     """Train low-rank adapters of this rank, merged at the end. None: all weights."""
     beta: float = 0.1
-    """How near to the model that it begins with: beta of dpo and kto, weight of the divergence in rl."""
+    """How near to the model that it begins with: beta of dpo and kto, weight of the divergence in rl and grpo."""
     clip: float = 0.2
-    """rl: how far a token's probability may move from the logged one before it stops counting."""
+    """rl, grpo: how far a token's probability may move from the logged one before it stops counting."""
     margin: float = 0.0
     """dpo, reward: least difference of rewards in a pair."""
     cap: int | None = 16
     """dpo, reward: at most so many pairs of a task. None: all."""
+    reward_function: str | None = None
+    """grpo: `pkg.module:function` that scores answers to the prompts of a version. None: the environment scores whole attempts."""
+    group: int = 8
+    """grpo: attempts at one prompt or task, which are compared with each other. `batch` counts attempts."""
+    max_new_tokens: int = 32
+    """grpo: most tokens that are sampled a turn."""
+    temperature: float = 1.0
+    """grpo: temperature of the sampling."""
+    prompts: Literal["task", "row"] = "task"
+    """grpo with a reward function: one prompt a task, that of its newest row, or one of every row."""
     launch: Launch | None = None
     """Several processes of this machine: `{"processes": N, "strategy": "ddp"}`. None: one."""
     rows: Literal["rewarded", "all"] = "rewarded"
@@ -241,6 +251,9 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             (self.margin >= 0, "margin", self.margin, "at least 0"),
             (self.cap is None or self.cap >= 1, "cap", self.cap, "at least 1"),
             (self.lr > 0, "lr", self.lr, "above 0"),
+            (self.group >= 2, "group", self.group, "at least 2: attempts are compared with each other"),
+            (self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1"),
+            (self.temperature > 0, "temperature", self.temperature, "above 0"),
             (self.eval_tasks >= 1, "eval_tasks", self.eval_tasks, "at least 1"),
             (self.newest_rows is None or self.newest_rows >= 1, "newest_rows", self.newest_rows, "at least 1"),
             (self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0"),
@@ -293,6 +306,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise SettingError(f"policy {name}={value!r}: expected {wanted}")
         if self.scorecard is not None:
             self.scorecard.checked()
+        if self.method == "grpo" and self.backend is None:
+            self._check_sampling()
         if self.backend is not None:
             self.backend.checked(self.method)
             if self.launch is not None:
@@ -306,6 +321,27 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                     "policy lora_rank: an adapter is merged by one process, and with fsdp none has the whole model"
                 )
         return self
+
+    def _check_sampling(self) -> None:
+        """What only a method that samples asks for. Raises SettingError."""
+        if self.reward_function is None and self.environment is None:
+            raise SettingError(
+                "policy method='grpo': wants what scores its attempts, reward_function=pkg.module:function or "
+                "environment=pkg.module:Class"
+            )
+        if self.packed:
+            raise SettingError("policy packed=True: grpo trains on what it samples, and there is nothing to pack")
+        ranks = 1 if self.launch is None else self.launch.processes
+        attempts = self.batch * self.accumulate * ranks
+        if attempts % self.group:
+            raise SettingError(
+                f"policy group={self.group}: a step has batch x accumulate x processes = {self.batch} x {self.accumulate} x {ranks} "
+                f"= {attempts} attempts, which are no whole groups"
+            )
+        if self.launch is not None and self.launch.strategy == "fsdp":
+            raise SettingError(
+                "policy launch.strategy='fsdp': grpo samples with a whole model in each process; set launch.strategy=ddp"
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -330,6 +366,10 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         # it decides nothing but by the metrics that the gate names
         if self.scorecard == ScorecardPolicy() or not (self.gate.guards or self.gate.savings):
             del shaping["scorecard"]
+        usual = TrainingPolicy()
+        for name in ("reward_function", "group", "max_new_tokens", "temperature", "prompts"):
+            if shaping[name] == getattr(usual, name):  # policies of before these were there stay what they were
+                del shaping[name]
         return content_hash(shaping)
 
     def changed(self, settings: dict[str, Any]) -> TrainingPolicy:

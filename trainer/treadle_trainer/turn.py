@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from treadle_corpus import Corpus, CorpusRef, name_of
-from treadle_schemas import ReleaseEvent, ReleaseId, Split, TreadleError, content_hash
+from treadle_schemas import ReleaseEvent, ReleaseId, SettingError, Split, TreadleError, content_hash
 
 from treadle_trainer._alpha import spend_alpha, spend_alpha_whole
 from treadle_trainer._version import code_version
@@ -31,7 +31,7 @@ from treadle_trainer.errors import AliasMoved, EvaluationFailed, JobStopped, NoC
 from treadle_trainer.evaluate import Comparison, compare
 from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge
 from treadle_trainer.jobs import JobRunner, TrainSpec
-from treadle_trainer.methods import check_method
+from treadle_trainer.methods import SAMPLES, check_method
 from treadle_trainer.policy import ScorecardPolicy, TrainingPolicy
 from treadle_trainer.registry import Flag, Registry, flags
 from treadle_trainer.scorecard.of_turn import Carded, card_of, gate_metrics
@@ -42,6 +42,7 @@ __all__ = [
     "TurnReport",
     "job_key",
     "model_folder",
+    "plays",
     "register_candidate",
     "run_turn",
     "train_spec",
@@ -188,7 +189,7 @@ class _Turn:
         folder = self.runner.prepare(name)
         out = folder / "model"
         self.runner.discard(name, out.name)
-        spec = train_spec(policy, base, self.corpus, folder, out)
+        spec = train_spec(policy, base, self.corpus, folder, out, self.split)
         with self._stage("train"):
             training = self.evidence["training"] = self._run(name, spec)
         with self._stage("register"):
@@ -392,9 +393,24 @@ class _Turn:
             self.seconds[name] = round(time.monotonic() - start, 3)
 
 
-def train_spec(policy: TrainingPolicy, base: Path, corpus: Corpus, work: Path, out: Path) -> TrainSpec:
-    """What the policy asks of a training job on a version, whose checkpoints lie in `work`."""
+def train_spec(
+    policy: TrainingPolicy, base: Path, corpus: Corpus, work: Path, out: Path, split: Split | None = None
+) -> TrainSpec:
+    """What the policy asks of a training job on a version, whose checkpoints lie in `work`.
+
+    `split` is the workspace's, for a training that plays in an environment (`plays`). Raises SettingError where it is wanted and None.
+    """
+    played = plays(policy)
+    if played and split is None:
+        raise SettingError("a training in an environment wants the split of the workspace, to stay on its train side")
     return TrainSpec(
+        reward_function=policy.reward_function if policy.method in SAMPLES else None,
+        environment=policy.environment if played else None,
+        split=split if played else None,
+        group=policy.group,
+        max_new_tokens=policy.max_new_tokens,
+        temperature=policy.temperature,
+        prompts=policy.prompts,
         method=policy.method,
         base=str(base.absolute()),
         corpus=str(corpus.path.absolute()),
@@ -419,6 +435,11 @@ def train_spec(policy: TrainingPolicy, base: Path, corpus: Corpus, work: Path, o
         max_length=policy.max_length,
         seed=policy.seed,
     )
+
+
+def plays(policy: TrainingPolicy) -> bool:
+    """Whether its training plays in the policy's environment."""
+    return policy.method in SAMPLES and policy.backend is None and policy.reward_function is None
 
 
 def register_candidate(
@@ -455,10 +476,19 @@ def register_candidate(
             "rows": policy.rows,
             "newest_rows": policy.newest_rows,
             "lora_rank": policy.lora_rank,
+            **_sampling(policy),
             "training": training,
         },
         code_version=code_version(),
     )
+
+
+def _sampling(policy: TrainingPolicy) -> dict[str, Any]:
+    """What a manifest says more of a method that samples."""
+    if policy.method not in SAMPLES:
+        return {}
+    names = ("reward_function", "environment", "group", "max_new_tokens", "temperature", "prompts", "beta")
+    return {name: getattr(policy, name) for name in names}
 
 
 def model_folder(registry: Registry, release: ReleaseId) -> Path:

@@ -23,10 +23,22 @@ def shown(corpus: str, method: str, plan: Plan) -> str:
 
 
 def _lines(corpus: str, method: str, plan: Plan) -> Iterator[str]:
-    yield f"{corpus}: {method} on {plan['examples']:,} {plan['unit']} from {plan['used']:,} of {plan['rows']:,} train rows"
+    sampling = plan.get("sampling")
+    source = "train rows" if sampling is None else sampling["source"]
+    yield f"{corpus}: {method} on {plan['examples']:,} {plan['unit']} from {plan['used']:,} of {plan['rows']:,} {source}"
     for name, counts in (("rows dropped", plan["dropped"]), ("left out", plan["left_out"])):
         if counts:
             yield f"  {name}: {_counted(counts)}"
+    if sampling is not None:
+        yield f"  {plan['tokens']:,} tokens in the prompts; the longest has {plan['longest']:,}"
+        yield (
+            f"  a step samples {sampling['group']} attempts at each of {sampling['prompts']} prompts, at most "
+            f"{sampling['max_new_tokens']} tokens a turn, scored by {sampling['scored_by']}"
+        )
+        yield f"  the steps of the policy see each prompt {plan['epochs']:g} times"
+        yield "-- example"
+        yield from ("".join(map(_styled, segments)) for segments in plan["example"])
+        return
     logged = f", {plan['logged_tokens']:,} with a logged probability" if plan["logged_tokens"] else ""
     yield (
         f"  {plan['tokens']:,} tokens in {plan['sequences']:,} sequences, {plan['trained_tokens']:,} of them trained on{logged}; "

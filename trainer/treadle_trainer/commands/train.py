@@ -33,8 +33,16 @@ REFUSED = 3
 @click.option("--accumulate", type=click.IntRange(1), help="Batches whose gradients make one step.")
 @click.option("--packed/--padded", default=None, help="Several sequences in one row of --max-length tokens, or one.")
 @click.option("--lora-rank", type=click.IntRange(1), help="Train low-rank adapters of this rank, merged at the end.")
-@click.option("--beta", type=click.FloatRange(0), help="dpo, kto, rl: how near to the model that it begins with.")
-@click.option("--clip", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="rl: bound of the ratio.")
+@click.option("--beta", type=click.FloatRange(0), help="dpo, kto, rl, grpo: how near to the model that it begins with.")
+@click.option("--clip", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="rl, grpo: bound of the ratio.")
+@click.option(
+    "--reward-function", metavar="PKG.MODULE:FUNCTION", help="grpo: scores answers to prompts of the version."
+)
+@click.option("--environment", metavar="PKG.MODULE:CLASS", help="grpo: a world to act in; --gate: one to be judged in.")
+@click.option("--group", type=click.IntRange(2), help="grpo: attempts at one prompt; --batch counts attempts.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="grpo: most tokens sampled a turn.")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="grpo: temperature of the sampling.")
+@click.option("--prompts", type=click.Choice(["task", "row"]), help="grpo: one prompt a task, or one of every row.")
 @click.option("--margin", type=click.FloatRange(0), help="dpo, reward: least difference of rewards in a pair.")
 @click.option("--cap", type=click.IntRange(1), help="dpo, reward: at most so many pairs of a task.")
 @click.option("--save-steps", type=click.IntRange(1), help="Steps between checkpoints.")
@@ -157,7 +165,7 @@ def _trained(
         name = resume or f"train-{new_id()}"
         folder = runner.root / name
         target = (out or folder / "model").absolute()
-        spec = train_spec(policy, start, corpus, folder, target)
+        spec = train_spec(policy, start, corpus, folder, target, _split_of(settings, policy, workspace))
         if resume is not None:
             _check_same(spec, folder)
         runner.prepare(name)
@@ -181,6 +189,12 @@ def _trained(
             f"trained on {training['lines']} lines in form {policy.backend.form}, {training['backend_seconds']:.1f} s: "
             f"{report.get('release', target)}"
         )
+    elif "attempts" in training:
+        click.echo(
+            f"trained on {training['attempts']} attempts at {training['prompts']} prompts ({training['flat_groups']} of "
+            f"{training['groups']} groups had one reward and taught nothing), reward {_rounded(training['first_reward'])} -> "
+            f"{_rounded(training['last_reward'])}: {report.get('release', target)}"
+        )
     else:
         ratio = training["step_tokens"] / training["tokens"]
         saved = f", where the steps held {ratio:.1f} times as much" if ratio > 1 else ""
@@ -191,6 +205,10 @@ def _trained(
     return 0
 
 
+def _rounded(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
+
+
 def _planned(settings: Settings, corpus: Any, policy: TrainingPolicy, workspace: str, slot: str, as_json: bool) -> int:
     from treadle_trainer.commands._plan import shown
     from treadle_trainer.methods.plan import plan
@@ -199,12 +217,20 @@ def _planned(settings: Settings, corpus: Any, policy: TrainingPolicy, workspace:
 
     start = _start_of(policy, Registry(registry_root(settings), workspace, slot))
     work = jobs_root(settings) / "plans"
-    found = plan(train_spec(policy, start, corpus, work, work / "model"))
+    found = plan(train_spec(policy, start, corpus, work, work / "model", _split_of(settings, policy, workspace)))
     if as_json:
         echo_json(found)
     else:
         click.echo(shown(str(corpus), policy.method, found))
     return 0
+
+
+def _split_of(settings: Settings, policy: TrainingPolicy, workspace: str) -> Any:
+    """The split of the workspace where the training plays in an environment, which has its held-out tasks too; else None."""
+    from treadle_trainer._workspace import workspace_settings
+    from treadle_trainer.turn import plays
+
+    return workspace_settings(settings.bootstrap_servers, workspace).split if plays(policy) else None
 
 
 def _start_of(policy: TrainingPolicy, registry: Any) -> Path:

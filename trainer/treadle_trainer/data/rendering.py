@@ -25,7 +25,7 @@ from treadle_schemas.canonical import content_hash
 
 from treadle_trainer.errors import TemplateRefused
 
-__all__ = ["Encoded", "TokenizerId", "Turn", "encode", "identify"]
+__all__ = ["Encoded", "TokenizerId", "Turn", "as_template_wants", "encode", "identify", "rendered", "training_form"]
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 Span = tuple[int, int]
@@ -90,14 +90,11 @@ def encode(
         raise TemplateRefused(f"message {foreign[0]} is marked as response, but is not the assistant's")
     template = tokenizer.get_chat_template(None, tools)
     spans_of = _marked if _GENERATION.search(template) else _by_prefix
-    if any(m.get("tool_calls") for m in messages) and _wants_objects(template):
-        messages = _with_objects(messages)
-    if any(isinstance(m.get("content"), list) for m in messages) and not _takes_parts(template):
-        messages = _with_texts(messages)
+    messages = as_template_wants(template, messages)
     try:
         text, spans = spans_of(tokenizer, template, messages, assistants, tools)
     except TemplateRefused:
-        known = _training_forms().get(template)
+        known = training_form(template)
         if known is None:
             raise
         text, spans = _marked(tokenizer, known, messages, assistants, tools)
@@ -114,6 +111,20 @@ def encode(
         if turn.message in response:
             trained[turn.start : turn.stop] = [True] * (turn.stop - turn.start)
     return Encoded(list(tokens["input_ids"]), trained, turns)
+
+
+def as_template_wants(template: str, messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The messages with tool arguments and contents in the form that the template was written for. Raises TemplateRefused."""
+    if any(m.get("tool_calls") for m in messages) and _wants_objects(template):
+        messages = _with_objects(messages)
+    if any(isinstance(m.get("content"), list) for m in messages) and not _takes_parts(template):
+        messages = _with_texts(messages)
+    return messages
+
+
+def training_form(template: str) -> str | None:
+    """What TRL makes of a published template for training, where it knows it."""
+    return _training_forms().get(template)
 
 
 def _check_fast(tokenizer: Any) -> None:
@@ -150,13 +161,15 @@ def _by_prefix(
     assistants: list[int],
     tools: list[dict[str, Any]] | None,
 ) -> tuple[str, list[Span]]:
-    whole = _render(tokenizer, template, messages, tools, prompt=False)
+    whole = rendered(tokenizer, template, messages, tools, prompt=False)
     spans: list[Span] = []
     for i in assistants:
         before = (
-            _render(tokenizer, template, messages[:i], tools, prompt=True) if i else _header(tokenizer, template, tools)
+            rendered(tokenizer, template, messages[:i], tools, prompt=True)
+            if i
+            else _header(tokenizer, template, tools)
         )
-        after = _render(tokenizer, template, messages[: i + 1], tools, prompt=False)
+        after = rendered(tokenizer, template, messages[: i + 1], tools, prompt=False)
         if not (after.startswith(before) and whole.startswith(after)):
             raise TemplateRefused(
                 f"the chat template writes message {i} differently once another follows, and has no "
@@ -166,11 +179,12 @@ def _by_prefix(
     return whole, spans
 
 
-def _render(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]], tools: Any, *, prompt: bool) -> str:
-    rendered = tokenizer.apply_chat_template(
+def rendered(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]], tools: Any, *, prompt: bool) -> str:
+    """The text of messages by a template; with `prompt` up to where the assistant begins to write."""
+    text = tokenizer.apply_chat_template(
         list(messages), tools=tools, chat_template=template, tokenize=False, add_generation_prompt=prompt
     )
-    return str(rendered)
+    return str(text)
 
 
 def _header(tokenizer: Any, template: str, tools: Any) -> str:

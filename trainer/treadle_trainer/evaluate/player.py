@@ -18,7 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from treadle_schemas.calls import invalid_share
 from treadle_schemas.environment import Attempt, Environment, Message, Task, Verdict
 
-__all__ = ["Episode", "Render", "Sampled", "evaluate", "load", "play", "prompt_ids", "sample"]
+from treadle_trainer.data.rendering import as_template_wants
+
+__all__ = ["Episode", "Render", "Sampled", "end_tokens", "evaluate", "load", "play", "prompt_ids", "sample"]
 
 Render = Callable[[Sequence[Message]], str]
 """Renders a prompt up to where the assistant begins to write, as the tokenizer's chat template would."""
@@ -156,22 +158,30 @@ def prompt_ids(
     """The token ids of a prompt, ending where the assistant begins to write."""
     if render is not None:
         return list(tokenizer(render(messages), add_special_tokens=False)["input_ids"])
-    ids = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, return_dict=False)
+    wanted = as_template_wants(tokenizer.get_chat_template(None, tools), messages)
+    ids = tokenizer.apply_chat_template(list(wanted), tools=tools, add_generation_prompt=True, return_dict=False)
     return list(ids)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a model in training may keep what it computes here, such as the angles of its positions
 def sample(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], noise: torch.Tensor, temperature: float
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    noise: torch.Tensor,
+    temperature: float,
+    *,
+    on_token: Callable[[], None] | None = None,
 ) -> list[Sampled]:
     """Continue each prompt until its end token, or as many tokens as `noise` has columns.
 
-    `noise` is (prompts, tokens), uniform in [0, 1): a token is drawn by inverting the cumulative distribution at it.
+    `noise` is (prompts, tokens), uniform in [0, 1): a token is drawn by inverting the cumulative distribution at it. `on_token` is called
+    before each token of the batch, and may raise.
     """
     device = model.device
     ids, mask = _left_padded(prompts, tokenizer.pad_token_id)
     ids, mask, noise = ids.to(device), mask.to(device), noise.to(device)
-    ends = torch.tensor(sorted(_end_tokens(model, tokenizer)), device=device)
+    ends = torch.tensor(sorted(end_tokens(model, tokenizer)), device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     tokens: list[torch.Tensor] = []
@@ -180,6 +190,8 @@ def sample(
     extra = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     step_ids, step_positions, cache = ids, positions, None
     for step in range(noise.shape[1]):
+        if on_token is not None:
+            on_token()
         out = model(
             input_ids=step_ids,
             attention_mask=mask,
@@ -224,7 +236,7 @@ def _collect(tokenizer: Any, tokens: torch.Tensor, scores: torch.Tensor) -> list
     ]
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Every token that ends a turn: the tokenizer's and those of the model's generation settings (a number, a list or none)."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]

@@ -26,6 +26,7 @@ from treadle_trainer.errors import (
     JobStopped,
     JobTimedOut,
     LaunchRefused,
+    RewardFailed,
     StateRefused,
     TemplateRefused,
     TokenizerMismatch,
@@ -90,8 +91,8 @@ class JobRunner:
     ) -> dict[str, Any]:
         """Do one job and return its result. Files of an earlier run of that name are removed, but for what `spec` names.
 
-        Raises DataRefused, TemplateRefused, SettingError, LaunchRefused and BackendFailed as the job did, JobFailed (its own words, its
-        log), JobTimedOut after `timeout_s`, JobStopped when `should_stop` says so.
+        Raises DataRefused, TemplateRefused, SettingError, LaunchRefused, BackendFailed and RewardFailed as the job did, JobFailed (its own
+        words, its log), JobTimedOut after `timeout_s`, JobStopped when `should_stop` says so.
         """
         folder = self.prepare(name)
         for old in ("result.json", "progress.jsonl", "log.txt"):
@@ -250,8 +251,9 @@ def _result(folder: Path, code: int) -> dict[str, Any]:
         ) from None
     if (refusal := _REFUSALS.get(str(result.get("kind")))) is not None:
         raise refusal(result["error"])
-    if result.get("kind") == BackendFailed.__name__:
-        raise BackendFailed(f"{folder.name}: {result['error']}", log)
+    for failed in (BackendFailed, RewardFailed):
+        if result.get("kind") == failed.__name__:
+            raise failed(f"{folder.name}: {result['error']}", log)
     if "error" in result:
         raise JobFailed(f"{folder.name}: {result['error']} (log: {log})", log)
     return result

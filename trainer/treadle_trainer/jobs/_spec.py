@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from treadle_schemas import Split, content_hash
@@ -46,6 +46,15 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """None: TRL, in this process."""
     launch: Launch | None = None
     """None: one process."""
+    reward_function: str | None = None
+    """grpo: what scores answers to the prompts of the version. None: the environment scores whole attempts."""
+    environment: str | None = None
+    """grpo without a reward function: where attempts are played, on tasks of the train side of `split`."""
+    split: Split | None = None
+    group: int = 8
+    max_new_tokens: int = 32
+    temperature: float = 1.0
+    prompts: Literal["task", "row"] = "task"
 
     def view_options(self, view: str) -> dict[str, Any]:
         """What it asks of its view; `where` is a name of data.SELECTIONS."""
@@ -62,7 +71,22 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
         for name in ("backend", "launch"):
             if shaping[name] is None:
                 del shaping[name]
+        for name, usual in _SINCE.items():
+            if shaping[name] == usual:
+                del shaping[name]
         return content_hash(shaping)
+
+
+_SINCE: Final = {
+    "reward_function": None,
+    "environment": None,
+    "split": None,
+    "group": 8,
+    "max_new_tokens": 32,
+    "temperature": 1.0,
+    "prompts": "task",
+}
+"""What came later: a training that does without has the fingerprint that it had before."""
 
 
 class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True, tag="environment"):

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from treadle_schemas import SettingError
 
-from treadle_trainer.errors import DataRefused, JobFailed, JobStopped, LaunchRefused, TemplateRefused
+from treadle_trainer.errors import DataRefused, JobFailed, JobStopped, LaunchRefused, RewardFailed, TemplateRefused
 from treadle_trainer.jobs._command import run_command
 from treadle_trainer.jobs._lines import new_lines
 from treadle_trainer.launch._settings import Launch
@@ -26,7 +26,8 @@ __all__ = ["check_machine", "inside", "train_together"]
 
 FOLDER: Final = "launch"
 _KINDS: Final[dict[str, type[Exception]]] = {
-    kind.__name__: kind for kind in (DataRefused, JobStopped, LaunchRefused, SettingError, TemplateRefused)
+    kind.__name__: kind
+    for kind in (DataRefused, JobStopped, LaunchRefused, RewardFailed, SettingError, TemplateRefused)
 }
 
 
@@ -57,10 +58,11 @@ def train_together(spec: TrainSpec, launch: Launch, progress: Callable[..., None
     check_machine(launch)
     from transformers import AutoTokenizer
 
+    from treadle_trainer.methods import SAMPLES
     from treadle_trainer.methods._columns import columns_of
 
-    # made once, before every rank wants to
-    columns_of(spec, AutoTokenizer.from_pretrained(spec.base, local_files_only=True), progress)
+    if spec.method not in SAMPLES:  # made once, before every rank wants to
+        columns_of(spec, AutoTokenizer.from_pretrained(spec.base, local_files_only=True), progress)
     folder = Path(spec.work) / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -13,7 +13,7 @@ from treadle_schemas import NotYetSupported, SettingError
 
 from treadle_trainer.jobs._spec import TrainSpec
 
-__all__ = ["METHODS", "check_method", "train"]
+__all__ = ["METHODS", "SAMPLES", "check_method", "train"]
 
 METHODS: Final[dict[str, str]] = {
     "sft": "_sft:train_sft",
@@ -22,9 +22,11 @@ METHODS: Final[dict[str, str]] = {
     "kto": "_preferences:train_kto",
     "reward": "_preferences:train_reward",
     "rl": "_rl:train_rl",
+    "grpo": "_grpo:train_grpo",
 }
 """Each method, and the function that does it."""
-PLANNED: Final = ("grpo",)
+SAMPLES: Final = frozenset({"grpo"})
+"""Methods that train on what they sample, not on what was logged: they have no token columns."""
 NO_POLICY: Final = "reward"
 """Makes a model that judges and does not speak."""
 
@@ -32,8 +34,7 @@ NO_POLICY: Final = "reward"
 def check_method(name: str, *, speaks: bool = False) -> str:
     """`name`, if it is a method of this version. Raises NotYetSupported; with `speaks`, SettingError where its model cannot be served."""
     if name not in METHODS:
-        known = "is planned, but not in this version" if name in PLANNED else "is no training method"
-        raise NotYetSupported(f"method {name!r} {known}; use one of: {', '.join(METHODS)}")
+        raise NotYetSupported(f"method {name!r} is no training method; use one of: {', '.join(METHODS)}")
     if speaks and name == NO_POLICY:
         raise SettingError(
             f"method {name!r} makes a model that judges and does not speak: it is no release. Keep it as a folder"

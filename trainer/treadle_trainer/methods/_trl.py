@@ -198,6 +198,7 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
         progress(stage="resumed", checkpoint=found.folder.name)
     with asked_to_end() as asked:
         trainer.add_callback(_Keeper(spec, data.stream, asked))
+        trainer.asked = asked
         trainer.train(resume_from_checkpoint=str(found.folder) if found is not None else None)
         if any_of_them(asked(), trainer.args.device) and trainer.state.global_step < spec.steps:
             raise JobStopped(f"stopped after step {trainer.state.global_step} of {spec.steps}; its checkpoint is kept")
@@ -241,7 +242,8 @@ class _Report(TrainerCallback):  # type: ignore[misc,unused-ignore]  # transform
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self._progress(stage="train", step=state.global_step, steps=state.max_steps, loss=logs["loss"])
+            more = {name: logs[name] for name in ("reward", "kl") if logs.get(name) is not None}
+            self._progress(stage="train", step=state.global_step, steps=state.max_steps, loss=logs["loss"], **more)
 
 
 class _Keeper(TrainerCallback):  # type: ignore[misc,unused-ignore]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from transformers import AutoTokenizer
 
 from treadle_trainer.data.columns import Columns
 from treadle_trainer.jobs._spec import TrainSpec
+from treadle_trainer.methods import SAMPLES
 from treadle_trainer.methods._columns import columns_of, logged_tokens
+from treadle_trainer.methods._prompt_plan import prompt_plan
 
-__all__ = ["Plan", "Segment", "plan"]
+__all__ = ["Plan", "Sampling", "Segment", "plan"]
 
 UNITS = {"sft": "sequences", "dpo": "pairs", "reward": "pairs", "kto": "labelled answers", "rl": "groups"}
 
@@ -22,6 +24,16 @@ class Segment(TypedDict):
 
     text: str
     trained: bool
+
+
+class Sampling(TypedDict):
+    """What a step of a method that samples does: `group` attempts at each of `prompts`, at most `max_new_tokens` a turn."""
+
+    source: str
+    scored_by: str
+    prompts: int
+    group: int
+    max_new_tokens: int
 
 
 class Plan(TypedDict):
@@ -43,6 +55,8 @@ class Plan(TypedDict):
     """The sequences of the first example: one, of a pair chosen and rejected, of a group all attempts."""
     values: list[float | None]
     """Of each of them the reward, label or margin."""
+    sampling: NotRequired[Sampling]
+    """Where the method samples: then examples are prompts or tasks, rows what they were taken from, and `trained_tokens` is 0."""
 
 
 def plan(spec: TrainSpec) -> Plan:
@@ -52,6 +66,8 @@ def plan(spec: TrainSpec) -> Plan:
     """
     Path(spec.work).mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(spec.base, local_files_only=True)
+    if spec.method in SAMPLES:
+        return prompt_plan(spec, tokenizer)
     columns = columns_of(spec, tokenizer, lambda **_: None)
     meta = columns.meta
     left_out = {**meta.left_out, "too_long": sum(meta.too_long.values()), "images": meta.images}
