@@ -50,7 +50,7 @@ class _GrpoTrainer(Streamed, GRPOTrainer):  # type: ignore[misc,unused-ignore]  
         kept = Path(self.args.output_dir) / f"checkpoint-{step}"
         if step and not kept.exists():
             self._save_checkpoint(self.model, trial=None)
-            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+            self.callback_handler.on_save(self.args, self.state, self.control)
         kept_text = "; its checkpoint is kept" if step else ""
         raise JobStopped(f"stopped after step {step} of {self.args.max_steps}{kept_text}")
 
@@ -93,7 +93,7 @@ def train_grpo(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]
         loss_type="dapo",
         disable_dropout=True,
     )
-    trainer = _GrpoTrainer(
+    trainer: Any = _GrpoTrainer(
         model=model,
         reward_funcs=_given_rewards,
         args=settings,
@@ -206,7 +206,8 @@ def _told(history: Sequence[dict[str, Any]], spec: TrainSpec, count: int) -> dic
     spans = [entry["step"] - before for entry, before in zip(entries, [0, *(e["step"] for e in entries)], strict=False)]
 
     def total(name: str, each: int) -> int:
-        return round(sum((entry.get(name) or 0.0) * span * each for entry, span in zip(entries, spans, strict=True)))
+        found = (float(entry.get(name) or 0.0) * span * each for entry, span in zip(entries, spans, strict=True))
+        return round(sum(found))
 
     first, last = (entries[0], entries[-1]) if entries else ({}, {})
     attempts = count * spec.group
