@@ -32,7 +32,7 @@ from treadle_trainer.evaluate import Comparison, compare
 from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.methods import SAMPLES, check_method
-from treadle_trainer.policy import ScorecardPolicy, TrainingPolicy
+from treadle_trainer.policy import TrainingPolicy
 from treadle_trainer.registry import Flag, Registry, flags
 from treadle_trainer.scorecard.of_turn import Carded, card_of, gate_metrics
 from treadle_trainer.scorecard.run import Limits
@@ -246,22 +246,18 @@ class _Turn:
 
     def _carded(self, candidate: ReleaseId, comparison: Comparison) -> Comparison:
         """Step 3, the scorecard, and what the gate wants of it."""
-        plan, carded = self.policy.scorecard, None
-        if plan is not None:
-            carded = self._scorecard(candidate, plan, comparison)
-            self.evidence["scorecard"] = carded.evidence
-            if carded.judge is not None:
-                spent = self.evidence.get("judge", {})
-                self.evidence["judge"] = {name: spent.get(name, 0) + n for name, n in carded.judge.items()}
-        return replace(comparison, others=gate_metrics(self.policy, comparison, carded))
+        return replace(comparison, others=gate_metrics(self.policy, comparison, self._scorecard(candidate, comparison)))
 
-    def _scorecard(self, candidate: ReleaseId, plan: ScorecardPolicy, comparison: Comparison) -> Carded:
+    def _scorecard(self, candidate: ReleaseId, comparison: Comparison | None) -> Carded | None:
+        plan = self.policy.scorecard
+        if plan is None:
+            return None
         limits = Limits(
             timeout_s=min(plan.timeout_s, self.policy.timeout_s),
             on_progress=self.on_progress,
             should_stop=self.should_stop,
         )
-        return card_of(
+        carded = card_of(
             self.registry,
             candidate,
             self.champion,
@@ -273,6 +269,11 @@ class _Turn:
             comparison,
             limits,
         )
+        self.evidence["scorecard"] = carded.evidence
+        if carded.judge is not None:
+            spent = self.evidence.get("judge", {})
+            self.evidence["judge"] = {name: spent.get(name, 0) + n for name, n in carded.judge.items()}
+        return carded
 
     def _judged(self, comparison: Comparison) -> Verdict:
         """Step 4."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from treadle_corpus import Corpus
+from treadle_corpus import Corpus, CorpusRow
+from treadle_corpus.views import every_row
 from treadle_schemas import Split, TreadleError
 
 from treadle_trainer.errors import JobStopped
@@ -85,14 +86,18 @@ def compare(
     candidate: Path,
     champion: Path,
     seed: int,
+    believed: Callable[[CorpusRow], bool] = every_row,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Comparison:
-    """Score both models by the policy's evaluation; on logged rows the same job measures for the policy's scorecard. Raises JobFailed."""
+    """Score both models by the policy's evaluation. Raises JobFailed.
+
+    On logged rows only those decide whose label is `believed`, and the same job measures for the policy's scorecard.
+    """
     limits = Limits(timeout_s=policy.timeout_s, on_progress=on_progress, should_stop=should_stop)
     models = {"champion": champion, "candidate": candidate}
     if policy.environment is None:
-        return _logged(runner, name, policy, corpus, models, seed, limits)
+        return _logged(runner, name, policy, corpus, models, seed, believed, limits)
     spec = EnvironmentSpec(
         models={which: str(folder) for which, folder in models.items()},
         environment=policy.environment,
@@ -115,13 +120,15 @@ def _logged(
     corpus: Corpus,
     models: dict[str, Path],
     seed: int,
+    believed: Callable[[CorpusRow], bool],
     limits: Limits,
 ) -> Comparison:
     """How likely both find the held-out rows that succeeded: the mean log-likelihood a response token of each, in nats."""
     found, trouble = None, None
+    chosen: dict[str, Any] = {"deciding": policy.eval_tasks, "labels": policy.gate.slices, "believed": believed}
     if policy.scorecard is not None:
         try:
-            measured = rows_for(corpus, policy.scorecard, deciding=policy.eval_tasks, labels=policy.gate.slices)
+            measured = rows_for(corpus, policy.scorecard, **chosen)
             if measured.rows:
                 found = measure_models(
                     runner, name, models, measured, policy.scorecard, limits, max_length=policy.max_length
@@ -132,7 +139,7 @@ def _logged(
             trouble = str(err)
     whole = found
     if found is None:
-        measured = select_rows(corpus, 0, deciding=policy.eval_tasks, labels=policy.gate.slices)
+        measured = select_rows(corpus, 0, **chosen)
         if not measured.rows:
             return Comparison(kind="logged", candidate=[], champion=[], clusters=[], seed=seed, trouble=trouble)
         found = measure_models(runner, name, models, measured, None, limits, max_length=policy.max_length)

@@ -56,10 +56,13 @@ def card_of(
     job: str,
     policy: TrainingPolicy,
     plan: ScorecardPolicy,
-    comparison: Comparison,
+    comparison: Comparison | None,
     limits: Limits,
 ) -> Carded:
-    """Measure, unless the comparison has done so already, and store the scorecard. Raises JobStopped alone."""
+    """Measure, unless the comparison has done so already, and store the scorecard. Raises JobStopped alone.
+
+    Beside a champion without a model folder the candidate is measured alone.
+    """
     start = time.monotonic()
     try:
         weights = registry.manifest(champion).kind == "model"
@@ -81,7 +84,7 @@ def card_of(
     except Exception as err:  # whatever it is, the turn has its own evidence
         why = str(err) or type(err).__name__
         return Carded(evidence={"failed": why, "seconds": round(time.monotonic() - start, 3)}, trouble=why)
-    in_job = found.seconds if comparison.found is found else 0.0
+    in_job = found.seconds if comparison is not None and comparison.found is found else 0.0
     return Carded(
         evidence={
             "path": str(path.relative_to(registry.root)),
@@ -120,12 +123,12 @@ def _found(
     corpus: Corpus,
     policy: TrainingPolicy,
     plan: ScorecardPolicy,
-    comparison: Comparison,
+    comparison: Comparison | None,
     limits: Limits,
 ) -> Measurement:
-    if comparison.trouble is not None:
+    if comparison is not None and comparison.trouble is not None:
         raise EvaluationFailed(comparison.trouble)
-    if comparison.found is not None:
+    if comparison is not None and comparison.found is not None:
         return comparison.found
     measured = rows_for(corpus, plan)
     if not measured.rows and not measured.pairs:  # the environment's part is worth having alone
@@ -135,9 +138,9 @@ def _found(
     return measure_models(runner, job, models, measured, plan, limits, max_length=policy.max_length)
 
 
-def _played(comparison: Comparison, policy: TrainingPolicy) -> Played | None:
+def _played(comparison: Comparison | None, policy: TrainingPolicy) -> Played | None:
     """What the turn's own comparison in the environment says, so that nothing is played twice."""
-    if comparison.kind != "environment" or not comparison.candidate:
+    if comparison is None or comparison.kind != "environment" or not comparison.candidate:
         return None
     told = {name: (1 if guard.direction == "maximise" else -1) for name, guard in policy.gate.guards.items()}
     kinds: dict[str, Literal[-1, 0, 1]] = {**_BETTER, **dict.fromkeys(policy.gate.savings, -1), **told}  # type: ignore[dict-item]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from treadle_corpus import Corpus, CorpusRow
 from treadle_corpus.images import has_images
-from treadle_corpus.views import dpo, evaluation, rewarded, sft
+from treadle_corpus.views import dpo, evaluation, every_row, rewarded, sft
 from treadle_schemas.errors import SettingError
 
 from treadle_trainer.data._selection import newest
@@ -61,16 +61,26 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     pairs: list[EvalPair]
 
 
-def select_rows(corpus: Corpus, limit: int, *, deciding: int = 0, labels: Sequence[str] = ()) -> Measured:
+def select_rows(
+    corpus: Corpus,
+    limit: int,
+    *,
+    deciding: int = 0,
+    labels: Sequence[str] = (),
+    believed: Callable[[CorpusRow], bool] = every_row,
+) -> Measured:
     """The newest `limit` held-out trajectories of a version, and the pairs among its held-out rows (none where `limit` is 0).
 
     With `deciding`, also the newest so many that succeeded, for the gate: these name their `labels`, each `model`, `agent`, `task` or
-    the name of a tag. Those with images are left out. The held-out rows are read once.
+    the name of a tag. Where a label is not `believed`, nobody knows whether the row succeeded: it decides nothing, is in no pair, and its
+    reward is None. Those with images are left out. The held-out rows are read once.
     """
     heldout = [row for row in corpus.rows("heldout") if not has_images(row.interaction["messages"])]
-    rows = _card_rows(newest(heldout, limit)) if limit else []
+    rows = _card_rows(newest(heldout, limit), believed) if limit else []
     if deciding:
-        rows = _with_deciding(rows, newest((row for row in heldout if rewarded(row)), deciding), labels)
+        rows = _with_deciding(
+            rows, newest((row for row in heldout if rewarded(row) and believed(row)), deciding), labels
+        )
     pairs = [
         EvalPair(
             prompt=pair["prompt"],
@@ -81,24 +91,27 @@ def select_rows(corpus: Corpus, limit: int, *, deciding: int = 0, labels: Sequen
             tools=pair["tools"],
             group=pair["task_id"] or repr(pair["prompt"]),
         )
-        for pair in (dpo(heldout, split="heldout") if limit else ())
+        for pair in (dpo([row for row in heldout if believed(row)], split="heldout") if limit else ())
     ]
     return Measured(rows=rows, pairs=pairs[:limit])
 
 
-def _card_rows(chosen: Sequence[CorpusRow]) -> list[EvalRow]:
-    of_row = {(row.episode_id, row.interaction_id): row.interaction for row in chosen}
-    return _with_big_slices(
-        EvalRow(
-            messages=example["messages"],
-            response=example["response"],
-            tools=example["tools"],
-            reward=example["reward"],
-            group=example["group"],
-            slices=list(_slices(of_row[example["episode_id"], example["interaction_id"]])),
+def _card_rows(chosen: Sequence[CorpusRow], believed: Callable[[CorpusRow], bool]) -> list[EvalRow]:
+    of_row = {(row.episode_id, row.interaction_id): row for row in chosen}
+    rows = []
+    for example in evaluation(chosen):
+        row = of_row[example["episode_id"], example["interaction_id"]]
+        rows.append(
+            EvalRow(
+                messages=example["messages"],
+                response=example["response"],
+                tools=example["tools"],
+                reward=example["reward"] if believed(row) else None,
+                group=example["group"],
+                slices=list(_slices(row.interaction)),
+            )
         )
-        for example in evaluation(chosen)
-    )
+    return _with_big_slices(rows)
 
 
 def _with_deciding(rows: list[EvalRow], wins: Sequence[CorpusRow], labels: Sequence[str]) -> list[EvalRow]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from treadle_corpus import Corpus
+from treadle_corpus import Corpus, CorpusRow
+from treadle_corpus.views import every_row
 from treadle_schemas import ReleaseId, content_hash
 from treadle_schemas.moments import now
 
@@ -49,15 +50,22 @@ class Measurement:
     seconds: float
 
 
-def rows_for(corpus: Corpus, plan: ScorecardPolicy, *, deciding: int = 0, labels: Sequence[str] = ()) -> Measured:
-    """The rows of a plan: held-out ones of a version and the anchor suite; with `deciding` those of the gate as well.
+def rows_for(
+    corpus: Corpus,
+    plan: ScorecardPolicy,
+    *,
+    deciding: int = 0,
+    labels: Sequence[str] = (),
+    believed: Callable[[CorpusRow], bool] = every_row,
+) -> Measured:
+    """The rows of a plan: held-out ones of a version and the anchor suite; with `deciding` those of the gate as well, see select_rows.
 
     Raises SettingError for an evaluator or an anchor suite that is not there.
     """
     for text in plan.evaluators:
         check_evaluator(text)
     anchor = [] if plan.anchor is None else read_anchor(Path(plan.anchor).expanduser())
-    selected = select_rows(corpus, plan.rows, deciding=deciding, labels=labels)
+    selected = select_rows(corpus, plan.rows, deciding=deciding, labels=labels, believed=believed)
     return Measured(rows=[*selected.rows, *anchor], pairs=selected.pairs)
 
 
