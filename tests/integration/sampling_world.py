@@ -130,3 +130,7 @@ def wordy(answers: Sequence[dict[str, Any]]) -> list[Any]:
 
 def alike(answers: Sequence[dict[str, Any]]) -> list[float]:
     return [0.5] * len(answers)
+
+
+def evenly(answers: Sequence[dict[str, Any]]) -> list[float]:
+    return [float(len(answer["text"]) % 2) for answer in answers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from .model_world import save_model, write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and transformers' own
 
+EXACT = ("grpo", "dpo", "reward")
+"""Losses that are a mean over the examples or tokens of a step: two processes make of half the batch each what one makes of the whole.
+Those of rwsft and rl are means over what weighs in a batch, that of kto compares within a batch: there two halves are no whole."""
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 
 
@@ -36,9 +40,30 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def attempts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two attempts at each task, the first of which is better."""
+    rows = []
+    for n in range(24):
+        asked, said = talk(n)
+        worse = {**said, "content": WORDS[(n + 5) % 12]}
+        rows += [
+            graded(f"{n:02}{place}", task_id=f"t{n}", reward=1.0 - place, messages=[asked, answer], response=[1])
+            for place, answer in enumerate((said, worse))
+        ]
+    return write_corpus(tmp_path_factory.mktemp("attempts") / "corpus", rows)
+
+
+@pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
     return save_model(folder, [talk(n) for n in range(57)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _worlds_on_the_path() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +109,37 @@ def test_two_processes_train_what_one_does_with_twice_the_batch_also_from_a_chec
     for name, weight in wanted.items():
         assert torch.allclose(weight, found[name], atol=2e-4), name
     assert max((wanted[name] - start[name]).abs().max() for name in wanted) > 1e-2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["rwsft", "dpo", "kto", "reward", "rl", "grpo"])
+def test_each_method_trains_in_two_processes(attempts: Path, base: Path, runner: JobRunner, method: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    def spec(name: str, batch: int, **given: Any) -> TrainSpec:
+        work = runner.prepare(f"{method}-{name}")
+        plain: dict[str, Any] = {"method": method, "steps": 4, "lr": 1e-3, "max_length": 128, "seed": 1, "group": 4}
+        places = {"base": str(base), "corpus": str(attempts), "out": str(work / "model"), "work": str(work)}
+        if method == "grpo":
+            given["reward_function"] = "sampling_world:evenly"
+        return TrainSpec(version=1, batch=batch, **plain, **places, **given)
+
+    two = spec("two", 8, launch=Launch(processes=2))
+    together = runner.run(f"{method}-two", two, timeout_s=200)
+    assert (together["processes"], together["steps"]) == (2, 4)
+    found = load_file(Path(two.out) / "model.safetensors")
+    start = load_file(base / "model.safetensors")
+    assert max((found[name] - start[name]).abs().max() for name in start) > 1e-4
+    if method in EXACT:
+        one = spec("one", 16)
+        alone = runner.run(f"{method}-one", one, timeout_s=200)
+        wanted = load_file(Path(one.out) / "model.safetensors")
+        for name, weight in wanted.items():
+            assert torch.allclose(weight, found[name], atol=2e-4), name
+        if method == "grpo":
+            assert together["first_reward"] == pytest.approx(alone["first_reward"])
+            assert together["flat_groups"] == alone["flat_groups"]
 
 
 def test_fsdp_without_devices_is_refused_instead_of_becoming_ddp(
