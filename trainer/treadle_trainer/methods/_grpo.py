@@ -203,7 +203,8 @@ def _given_rewards(
 def _told(history: Sequence[dict[str, Any]], spec: TrainSpec, count: int) -> dict[str, Any]:
     """What the log of a training says of its attempts; entries are means over the steps since the one before."""
     entries = [entry for entry in history if "frac_reward_zero_std" in entry]
-    spans = [entry["step"] - before for entry, before in zip(entries, [0, *(e["step"] for e in entries)], strict=False)]
+    steps: list[int] = [entry["step"] for entry in entries]
+    spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
 
     def total(name: str, each: int) -> int:
         found = (float(entry.get(name) or 0.0) * span * each for entry, span in zip(entries, spans, strict=True))
