@@ -18,6 +18,8 @@ from treadle_schemas import SettingError, Split
 from treadle_trainer.errors import DataRefused, JobStopped, RewardFailed, TemplateRefused
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.registry import Registry
+from treadle_trainer.turn import run_turn
 
 from .model_world import write_corpus
 
@@ -332,6 +334,47 @@ def test_groups_with_one_reward_are_counted_and_so_is_what_nobody_could_score(
     ]
     job = msgspec.structs.replace(spec("two", steps=2), corpus=str(write_corpus(tmp_path / "c", rows)))
     assert trained(job)["unscored"] == 2 * 8
+
+
+def test_a_turn_trains_in_the_environment_and_is_judged_on_its_held_out_tasks(
+    base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "registry", "shop")
+    registry.promote(registry.register(base, reason="what runs today"), expect=None, reason="what runs today")
+    policy = TrainingPolicy().changed(
+        {"method": "grpo", "environment": "train_world:WordWorld", "steps": 40, "lr": 5e-3, "batch": 64}
+        | {"max_new_tokens": 4, "eval_tasks": 100, "gate.min_tasks": 50, "scorecard": None, "timeout_s": 240}
+    )
+    with JobRunner(tmp_path / "jobs", preload=False) as runner:
+        report = run_turn(corpus, policy, registry, split=SPLIT, runner=runner)
+    assert (report.decision, registry.champion) == ("promoted", report.candidate), report.reason
+    gate, training = report.evidence["gate"], report.evidence["training"]
+    assert gate["candidate"] > gate["champion"] + 0.2
+    assert training["last_reward"] > training["first_reward"] + 0.2
+    manifest = registry.verify(report.candidate)
+    assert (manifest.method, manifest.corpus_version, manifest.config["group"]) == ("grpo", 1, 8)
+    assert manifest.config["environment"] == "train_world:WordWorld"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_demos_model_gets_better_at_booking_rooms_by_trying(tmp_path: Path, seed: int) -> None:
+    from treadle_demo import RoomDesk
+    from treadle_demo.warmstart import warm_start
+    from treadle_trainer.evaluate._environment import heldout_tasks
+    from treadle_trainer.evaluate.player import evaluate
+
+    world = RoomDesk()
+    warm_start(world, tmp_path / "r0", seed=seed, split=SPLIT)
+    plain: dict[str, Any] = {"steps": 60, "lr": 2e-3, "batch": 128, "max_length": 256, "seed": seed, "beta": 0.1}
+    places = {"base": str(tmp_path / "r0"), "corpus": "none", "out": str(tmp_path / "r1"), "work": str(tmp_path)}
+    trained(TrainSpec(method="grpo", version=1, environment="treadle_demo:RoomDesk", split=SPLIT, **places, **plain))
+    tasks = heldout_tasks(world, 512, 99, SPLIT)
+    before, after = (
+        sum(one["score"] for one in evaluate(str(tmp_path / name), world, tasks, 7)) / len(tasks)
+        for name in ("r0", "r1")
+    )
+    assert after > before + 0.1, (before, after)
 
 
 # -- what makes no sense ---------------------------------------------------------------------------------------------------
