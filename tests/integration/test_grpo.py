@@ -63,6 +63,12 @@ def question(kind: str, number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def runner(_world_on_the_path: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
+    with JobRunner(tmp_path_factory.mktemp("jobs")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve tasks, each tried twice, the second time a minute later with another question; the last three are held out."""
     kinds = ["sky", "grass", "blood", "snow"]
@@ -337,7 +343,7 @@ def test_groups_with_one_reward_are_counted_and_so_is_what_nobody_could_score(
 
 
 def test_a_turn_trains_in_the_environment_and_is_judged_on_its_held_out_tasks(
-    base: Path, corpus: Path, tmp_path: Path
+    base: Path, corpus: Path, runner: JobRunner, tmp_path: Path
 ) -> None:
     registry = Registry(tmp_path / "registry", "shop")
     registry.promote(registry.register(base, reason="what runs today"), expect=None, reason="what runs today")
@@ -345,8 +351,7 @@ def test_a_turn_trains_in_the_environment_and_is_judged_on_its_held_out_tasks(
         {"method": "grpo", "environment": "train_world:WordWorld", "steps": 40, "lr": 5e-3, "batch": 64}
         | {"max_new_tokens": 4, "eval_tasks": 100, "gate.min_tasks": 50, "scorecard": None, "timeout_s": 240}
     )
-    with JobRunner(tmp_path / "jobs", preload=False) as runner:
-        report = run_turn(corpus, policy, registry, split=SPLIT, runner=runner)
+    report = run_turn(corpus, policy, registry, split=SPLIT, runner=runner)
     assert (report.decision, registry.champion) == ("promoted", report.candidate), report.reason
     gate, training = report.evidence["gate"], report.evidence["training"]
     assert gate["candidate"] > gate["champion"] + 0.2
@@ -399,12 +404,13 @@ def test_what_scores_attempts_is_named_where_it_fails(
         trained(spec(**{"reward_function": None, **given}))
 
 
-def test_a_job_says_so_too_and_names_the_log_with_the_traceback(spec: Callable[..., TrainSpec], tmp_path: Path) -> None:
-    with JobRunner(tmp_path / "jobs", preload=False) as runner:
-        with pytest.raises(RewardFailed, match="broken: reward function sampling_world:raising: KeyError") as failed:
-            runner.run("broken", spec(reward_function="sampling_world:raising"), timeout_s=120)
-        assert failed.value.log is not None
-        assert 'raise KeyError("colour")' in failed.value.log.read_text()
+def test_a_job_says_so_too_and_names_the_log_with_the_traceback(
+    spec: Callable[..., TrainSpec], runner: JobRunner
+) -> None:
+    with pytest.raises(RewardFailed, match="broken: reward function sampling_world:raising: KeyError") as failed:
+        runner.run("broken", spec(reward_function="sampling_world:raising"), timeout_s=120)
+    assert failed.value.log is not None
+    assert 'raise KeyError("colour")' in failed.value.log.read_text()
 
 
 @pytest.mark.parametrize(
