@@ -62,5 +62,6 @@ def _ending(template: str, special: tuple[tuple[str, str], ...]) -> str:
     """What a template writes behind the words of the assistant: `<|im_end|>` and a line break, for example."""
     word = "treadle-word"
     said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": word}]
-    texts, _ = render_jinja_template(conversations=[said], chat_template=template, **dict(special))
+    names: dict[str, Any] = dict(special)
+    texts, _ = render_jinja_template(conversations=[said], chat_template=template, **names)
     return str(texts[0]).rpartition(word)[2]

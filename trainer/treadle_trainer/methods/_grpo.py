@@ -47,9 +47,10 @@ class _GrpoTrainer(Streamed, GRPOTrainer):  # type: ignore[misc,unused-ignore]  
     def leave(self) -> None:
         """End in the middle of a step, with a checkpoint of the step before: nothing has changed since. Raises JobStopped."""
         step = self.state.global_step
-        kept = Path(self.args.output_dir) / f"checkpoint-{step}"
+        kept = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
         if step and not kept.exists():
-            self._save_checkpoint(self.model, trial=None)
+            model: Any = self.model
+            self._save_checkpoint(model, trial=None)
             self.callback_handler.on_save(self.args, self.state, self.control)
         kept_text = "; its checkpoint is kept" if step else ""
         raise JobStopped(f"stopped after step {step} of {self.args.max_steps}{kept_text}")
