@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "treadle_trainer.commands.serve:serve",
         "Answer OpenAI chat completions with the champion, or a canary.",
     ),
+    "mirror": ("treadle_trainer.commands.mirror:mirror", "Show releases in an MLflow registry."),
     "trainer": ("treadle_trainer.commands.services:trainer", "Run the service that trains on new corpus versions."),
     "guard": ("treadle_trainer.commands.services:guard", "Run the service that watches the live champion."),
 }

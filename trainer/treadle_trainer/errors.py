@@ -19,6 +19,7 @@ TreadleError (treadle_schemas.errors)
     ├── LaunchRefused            this machine cannot train in that many processes, or in that way
     ├── EvaluationFailed         an evaluator gave no usable scores
     ├── DeployFailed             a server does not load a release, or the release does not answer there
+    ├── MirrorFailed             MLflow cannot be reached, or does not take what the mirror writes; the registry is as it was
     ├── JobMissing               no job of that number
     ├── JobRefused               a job that is over is not to be cancelled, one that is not is not to be resumed (exit 3)
     └── JobFailed                a training or evaluation process ended badly; `log` names its log
@@ -50,6 +51,7 @@ __all__ = [
     "JobStopped",
     "JobTimedOut",
     "LaunchRefused",
+    "MirrorFailed",
     "NoChampion",
     "NoPredecessor",
     "RegistryError",
@@ -157,6 +159,12 @@ class EvaluationFailed(TrainerError):
 
 class DeployFailed(TrainerError):
     """A server does not load a release, or the release does not answer there. What served before goes on serving."""
+
+
+class MirrorFailed(TrainerError):
+    """MLflow cannot be reached, or does not take what the mirror writes. The registry is as it was; the next pass goes on."""
+
+    retriable = True
 
 
 class JobMissing(TrainerError):
