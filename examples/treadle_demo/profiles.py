@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-__all__ = ["CPU", "GPU", "GPU_TINY", "PROFILES", "Profile", "Shape"]
+__all__ = ["CPU", "GPU", "GPU_TINY", "PROFILES", "Profile", "Shape", "WarmStart"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,22 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """How the first release is made. One list of numbers serves every seed and both environments of the cpu profile."""
+
+    demonstrations: int = 2_000
+    """Conversations to learn from."""
+    skill: float = 0.2
+    """Share of deliberate actions among them; the rest are random."""
+    steps: int = 240
+    """Optimiser steps."""
+    batch: int = 32
+    """Conversations a step."""
+    learning_rate: float = 6e-3
+    """Peak of the learning rate: five steps up, then linearly down."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """One way to run the demo."""
 
@@ -38,13 +54,7 @@ class Profile:
     shape: Shape = field(default_factory=Shape)
     cuda: bool = False
     """Whether agent and warm start use the CUDA device. Jobs always do where there is one."""
-    demonstrations: int = 2_000
-    """Conversations of the warm start."""
-    skill: float = 0.2
-    """Share of deliberate actions among them; the rest are random."""
-    warm_steps: int = 240
-    warm_batch: int = 32
-    warm_lr: float = 6e-3
+    warm: WarmStart = field(default_factory=WarmStart)
     episodes: int = 960
     """Episodes a turn."""
     steps: int = 80
@@ -75,11 +85,7 @@ GPU = Profile(
         pieces=r" ?[A-Za-z]+|[0-9]+|\s+|[^\sA-Za-z0-9]",
     ),
     cuda=True,
-    demonstrations=20_000,
-    skill=0.35,
-    warm_steps=1_500,
-    warm_batch=64,
-    warm_lr=6e-4,
+    warm=WarmStart(demonstrations=20_000, skill=0.35, steps=1_500, batch=64, learning_rate=6e-4),
     steps=150,
     lr=2e-4,
     max_new_tokens=64,
@@ -90,10 +96,7 @@ GPU_TINY = replace(
     name="gpu-tiny",
     shape=replace(GPU.shape, hidden=64, between=192, layers=2, heads=4, initializer_range=0.1),
     cuda=False,
-    demonstrations=400,
-    warm_steps=60,
-    warm_batch=16,
-    warm_lr=6e-3,
+    warm=replace(GPU.warm, demonstrations=400, steps=60, batch=16, learning_rate=6e-3),
     episodes=200,
     steps=10,
     lr=2e-3,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,9 +18,9 @@ from treadle_schemas.errors import SettingError
 from treadle_schemas.split import Split
 
 from treadle_demo.model import ASSISTANT, build_model, render, save, train_tokenizer
-from treadle_demo.profiles import CPU, PROFILES, Profile
+from treadle_demo.profiles import CPU, PROFILES, Profile, WarmStart
 
-__all__ = ["Demonstrator", "WarmStart", "demonstrations", "fit", "warm_start"]
+__all__ = ["Demonstrator", "demonstrations", "fit", "warm_start"]
 
 
 @runtime_checkable
@@ -31,33 +30,6 @@ class Demonstrator(Protocol):
     def demonstrate(self, task: Task, rng: random.Random, skill: float) -> list[Message]:
         """A conversation whose last action is right with probability `skill`, else random."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmStart:
-    """Settings of a warm start. One list of them serves every seed and both environments."""
-
-    demonstrations: int = 2_000
-    """Conversations to learn from."""
-    skill: float = 0.2
-    """Share of deliberate actions among them; the rest are random."""
-    steps: int = 240
-    """Optimizer steps."""
-    batch: int = 32
-    """Conversations a step."""
-    learning_rate: float = 6e-3
-    """Peak of the learning rate: five steps up, then linearly down."""
-
-    @classmethod
-    def of(cls, profile: Profile) -> WarmStart:
-        """The settings of a profile."""
-        return cls(
-            demonstrations=profile.demonstrations,
-            skill=profile.skill,
-            steps=profile.warm_steps,
-            batch=profile.warm_batch,
-            learning_rate=profile.warm_lr,
-        )
 
 
 def warm_start(
@@ -73,7 +45,7 @@ def warm_start(
 
     About 8 s of one core with the profile `cpu`. Raises SettingError when the environment has no method `demonstrate`.
     """
-    settings = settings or WarmStart.of(profile)
+    settings = settings or profile.warm
     conversations = demonstrations(environment, settings, seed=seed, split=split)
     tokenizer = train_tokenizer(conversations, profile.shape)
     model = build_model(tokenizer, seed, profile.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from treadle_demo import BackOffice
 from treadle_demo.model import build_model, load
 from treadle_demo.profiles import CPU, GPU, GPU_TINY
 from treadle_demo.sampling import evaluate_long, play
-from treadle_demo.warmstart import WarmStart, warm_start
+from treadle_demo.warmstart import warm_start
 from treadle_schemas.split import Split
 
 OFFICE = BackOffice()
@@ -32,7 +33,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("gpu-tiny") / "r0"
-    few = WarmStart(demonstrations=80, skill=GPU_TINY.skill, steps=8, batch=8, learning_rate=6e-3)
+    few = replace(GPU_TINY.warm, demonstrations=80, steps=8, batch=8)
     warm_start(OFFICE, made, seed=0, split=Split(share=0.2), settings=few, profile=GPU_TINY)
     return made
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from treadle_demo import CustomerDesk, RoomDesk
 from treadle_demo.model import CHAT_TEMPLATE, build_model, load, render, save, train_tokenizer
+from treadle_demo.profiles import WarmStart
 from treadle_demo.sampling import Episode, play, prompt_ids, sample
-from treadle_demo.warmstart import WarmStart, demonstrations, fit, warm_start
+from treadle_demo.warmstart import demonstrations, fit, warm_start
 from treadle_schemas.environment import Environment, Task
 from treadle_schemas.errors import SettingError
 from treadle_schemas.split import Split
