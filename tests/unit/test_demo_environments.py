@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from treadle_demo import CustomerDesk, RoomDesk
 from treadle_demo._calls import compact, written_call
@@ -184,9 +184,11 @@ def test_the_attempt_leaves_the_task_as_it_was(environment: Any) -> None:
 
 
 @given(
-    st.text(max_size=40), st.dictionaries(st.sampled_from(["order_id", "room_id", "slot"]), st.integers() | st.text())
+    st.text(max_size=40),
+    st.dictionaries(st.sampled_from(["order_id", "room_id", "slot"]), st.integers() | st.text(max_size=40)),
 )
-@settings(max_examples=50)
+# each example opens two databases: how long that takes is a matter of what else the machine does
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_call_raises(name: str, arguments: dict[str, Any]) -> None:
     for environment in (CustomerDesk(), RoomDesk()):
         task = next(environment.tasks(1, 13))
