@@ -15,6 +15,7 @@ from treadle_corpus.testing import SelectAll, graded
 from treadle_demo.model import train_tokenizer
 from treadle_trainer.data.building import build
 from treadle_trainer.data.columns import Columns
+from treadle_trainer.data.stream import TokenStream
 
 WORDS = [
     a + b + c
@@ -48,10 +49,18 @@ class Scale(NamedTuple):
     """Tokens of a padded row: every batch has the same shape."""
     warmup: int
     steps: int
-    batches: tuple[int, ...]
-    """Rows a step that are tried, from below, until the memory is used."""
+    most_rows: int
+    """Rows a step, at most: they are doubled from one until the memory is used."""
+    feed_rows: int
+    """Rows of a batch where feeding is measured alone."""
+    trl_rows: int
+    """Conversations that TRL tokenises."""
+    deeplake_rows: int
+    """Rows of tokens in a Deeplake data set."""
     prompts: tuple[int, ...]
     new_tokens: int
+    episodes: int
+    """Of the demo's turn."""
     seconds: dict[str, float]
     """What each stage may take: it stops early and says so."""
 
@@ -68,10 +77,15 @@ FULL = Scale(
     width=1_024,
     warmup=20,
     steps=50,
-    batches=(1, 2, 4, 8, 16, 32, 64),
+    most_rows=1_024,
+    feed_rows=64,
+    trl_rows=1_000,
+    deeplake_rows=4_000,
     prompts=(256, 1_024, 4_096),
     new_tokens=64,
-    seconds={"corpus": 40.0, "feed": 10.0, "train": 66.0, "sample": 30.0},
+    episodes=960,
+    # feed: of each reader; train and sample: of each size
+    seconds={"corpus": 40.0, "feed": 12.0, "train": 66.0, "sample": 34.0, "demo": 100.0},
 )
 TINY = Scale(
     sizes=(Size("tiny-1", 32, 1, 64, 2), Size("tiny-2", 64, 2, 128, 4)),
@@ -81,11 +95,39 @@ TINY = Scale(
     width=64,
     warmup=1,
     steps=3,
-    batches=(1, 2, 4),
+    most_rows=4,
+    feed_rows=4,
+    trl_rows=32,
+    deeplake_rows=64,
     prompts=(4, 8),
     new_tokens=8,
-    seconds={"corpus": 20.0, "feed": 0.5, "train": 20.0, "sample": 10.0},
+    episodes=200,
+    seconds={"corpus": 20.0, "feed": 0.5, "train": 20.0, "sample": 10.0, "demo": 240.0},
 )
+
+
+class World(NamedTuple):
+    """What every stage needs."""
+
+    scale: Scale
+    columns: Columns
+    tokenizer: Any
+    device: torch.device
+    folder: Path
+    """For what a stage writes."""
+
+    def stream(self, batch: int, device: torch.device | None = None) -> TokenStream:
+        """The reader that a training job uses, every row padded to one width."""
+        target = device or self.device
+        return TokenStream(
+            self.columns,
+            self.columns.meta.identity,
+            batch=batch,
+            seed=1,
+            pad_id=self.tokenizer.pad_token_id,
+            multiple=self.scale.width,
+            device=target if target.type == "cuda" else None,
+        )
 
 
 def conversation(rng: random.Random, words: int) -> list[dict[str, Any]]:
@@ -135,6 +177,17 @@ def make_model(size: Size, scale: Scale, tokenizer: Any, device: torch.device) -
     torch.manual_seed(0)
     with torch.device(device):
         return LlamaForCausalLM(config)
+
+
+def make_tiny(world: World) -> Any:
+    """The tiny model, with room for rows of this scale."""
+    return make_model(TINY.sizes[-1], TINY._replace(width=world.scale.width), world.tokenizer, world.device)
+
+
+def endless(stream: TokenStream) -> Iterator[Any]:
+    """Batches, epoch after epoch."""
+    while True:
+        yield from stream
 
 
 def prompts_of(tokenizer: Any, count: int, words: int) -> list[list[int]]:
