@@ -15,7 +15,7 @@
 7. demo      one turn of the demo's wheel, with its processes and a broker of its own
 
 Each stage has its share of the time and ends early when that is up; once the whole time is, the rest is left out. The JSON is written
-after each. --tiny runs every line that is not CUDA's own on a CPU, in a minute or two, and passes no judgement on speed.
+after each. --tiny runs every line that is not CUDA's own on a CPU, in minutes, and passes no judgement on speed.
 
 Exit code 0: passed; 1: stall of 5 % or more at the largest size (the goal is under 1 %), numbers that differ, or a
 demo's turn that failed; 2: no such machine.
