@@ -83,8 +83,9 @@ class Child:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(orjson.loads(line))
+        with self._process.stdout as answers:
+            for line in answers:
+                self._answers.put(orjson.loads(line))
         self._answers.put(None)
 
     def _died(self) -> DemoFailed:
