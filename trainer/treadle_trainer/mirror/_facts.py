@@ -191,7 +191,7 @@ def _name(name: str) -> str:
 
 
 def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else str(int(value)) if value.is_integer() else repr(value)
+    return value if isinstance(value, str) else f"{int(value)}" if float(value).is_integer() else repr(value)
 
 
 def _ms(moment: str) -> int:
