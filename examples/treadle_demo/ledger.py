@@ -19,14 +19,13 @@ __all__ = ["Ledger", "Row", "Stamped"]
 
 @dataclass(kw_only=True)
 class Row:
-    """What is known of one interaction. `settled_ms` is the append time of its first settled revision."""
+    """What is known of one interaction."""
 
     turn: int
     release: str | None
     append_ms: int
     reward: float | None = None
     settled: bool = False
-    settled_ms: int | None = None
     revision: int = 0
 
 
@@ -45,7 +44,7 @@ class Ledger:
     rows: dict[str, Row] = field(default_factory=dict)
     snapshots: list[Stamped] = field(default_factory=list)
     releases: list[Stamped] = field(default_factory=list)
-    _early: dict[str, list[tuple[GradedRow, int]]] = field(default_factory=dict)
+    _early: dict[str, list[GradedRow]] = field(default_factory=dict)
 
     def take(self, records: Iterable[Record]) -> None:
         """Fold in records. Those that this ledger does not know (markers of an import) are passed over."""
@@ -54,7 +53,7 @@ class Ledger:
             if event.type == INTERACTION:
                 self._interaction(event.data, record.timestamp_ms)
             elif event.type == GRADED:
-                self._graded(msgspec.convert(event.data, GradedRow), record.timestamp_ms)
+                self._graded(msgspec.convert(event.data, GradedRow))
             elif event.type == SNAPSHOT:
                 self.snapshots.append(Stamped(record.timestamp_ms, msgspec.convert(event.data, SnapshotRecord)))
             elif event.type == RELEASE:
@@ -68,10 +67,6 @@ class Ledger:
         """Mean reward over the rows of a turn whose reward is known, None without any."""
         rewards = [row.reward for row in self.of_turn(turn) if row.reward is not None]
         return sum(rewards) / len(rewards) if rewards else None
-
-    def served_from(self, release: str) -> int | None:
-        """Append time of the first interaction that a release served."""
-        return min((row.append_ms for row in self.rows.values() if row.release == release), default=None)
 
     def decision(self, corpus: str, version: int) -> Stamped | None:
         """What the registry said of the candidate trained on a version."""
@@ -90,16 +85,14 @@ class Ledger:
             return
         turn = data.get("tags", {}).get("turn")
         self.rows[ident] = Row(turn=turn, release=data.get("release"), append_ms=at_ms)
-        for graded, graded_ms in self._early.pop(ident, ()):
-            self._graded(graded, graded_ms)
+        for graded in self._early.pop(ident, ()):
+            self._graded(graded)
 
-    def _graded(self, graded: GradedRow, at_ms: int) -> None:
+    def _graded(self, graded: GradedRow) -> None:
         row = self.rows.get(graded.interaction_id)
         if row is None:  # its interaction is on another topic and may be read later
-            self._early.setdefault(graded.interaction_id, []).append((graded, at_ms))
+            self._early.setdefault(graded.interaction_id, []).append(graded)
             return
-        if graded.grade.settled:
-            row.settled_ms = min(row.settled_ms or at_ms, at_ms)
         if graded.provenance.revision > row.revision:
             row.revision = graded.provenance.revision
             row.reward = graded.grade.reward

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from treadle_schemas import SnapshotRecord
+from treadle_trainer.cycle import Turn as Timed
 
 from treadle_demo.ledger import Ledger, Stamped
 
@@ -53,7 +54,7 @@ class GuardDrill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """Everything the demo found. `cycle_seconds` is the mean over promoted turns, from append times."""
+    """Everything the demo found. `cycle_seconds` is the mean over promoted turns, as `treadle cycle` has them."""
 
     seed: int
     workspace: str
@@ -80,29 +81,18 @@ def heldout_of(evidence: dict[str, Any]) -> Heldout | None:
     return Heldout(champion=gate["champion"], candidate=gate["candidate"], low=gate["low"], high=gate["high"])
 
 
-def turn_report(ledger: Ledger, turn: int, snapshot: Stamped, decision: Stamped) -> Turn:
-    """One turn's numbers from the ledger. Seconds by stage run from append time to append time, but for training and evaluation,
-    which the trainer times itself; `cycle` is there once a promoted release has served its first interaction."""
+def turn_report(ledger: Ledger, turn: int, snapshot: Stamped, decision: Stamped, timed: Timed | None = None) -> Turn:
+    """One turn's numbers from the ledger. `seconds` by stage are those of `treadle cycle`, where `timed` has them, with `cycle` once the
+    release has served its first interaction; `capture`, from the turn's first append to its last, lies before the cycle."""
     rows = ledger.of_turn(turn)
     version: SnapshotRecord = snapshot.record
     event = decision.record
-    last_append = max(row.append_ms for row in rows)
-    settled = max(
-        (row.settled_ms for row in rows if row.settled_ms and row.settled_ms <= snapshot.at_ms), default=last_append
-    )
-    measured: dict[str, float] = event.evidence.get("seconds", {})
-    seconds = {
-        "capture": (last_append - min(row.append_ms for row in rows)) / 1000,
-        "settle": (settled - last_append) / 1000,
-        "snapshot": (snapshot.at_ms - settled) / 1000,
-        "train": measured.get("train", 0.0),
-        "evaluate": measured.get("evaluate", 0.0),
-        "decide": (decision.at_ms - snapshot.at_ms) / 1000 - measured.get("train", 0.0) - measured.get("evaluate", 0.0),
-    }
-    served = ledger.served_from(event.release) if event.event == "promoted" else None
-    if served is not None:
-        seconds["serve"] = (served - decision.at_ms) / 1000
-        seconds["cycle"] = (served - last_append) / 1000
+    appends = [row.append_ms for row in rows]
+    seconds: dict[str, float] = {"capture": (max(appends) - min(appends)) / 1000}
+    if timed is not None:
+        seconds |= timed.seconds
+        if timed.cycle_s is not None:
+            seconds["cycle"] = timed.cycle_s
     return Turn(
         turn=turn,
         release=next((row.release for row in rows), None),

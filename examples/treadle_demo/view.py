@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from treadle_schemas import ReleaseEvent, SnapshotRecord
+from treadle_trainer.cycle import STAGES
+from treadle_trainer.cycle.table import SHOWN_FROM_S
 
 from treadle_demo.ledger import Ledger
 from treadle_demo.report import Report, heldout_of
@@ -121,7 +123,8 @@ class View:
             )
         self.console.print(table)
         self.say(f"live success after the last turn: {_number(report.final_live_success)}")
-        stages = ("capture", "settle", "snapshot", "train", "evaluate", "decide", "serve", "cycle")
+        took = [s for s in STAGES if any(turn.seconds.get(s, 0.0) >= SHOWN_FROM_S for turn in report.turns)]
+        stages = ("capture", *took, "cycle")
         cycle = Table(title="cycle time by stage, seconds", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
         cycle.add_column("turn", justify="right")
         for stage in stages:

@@ -20,6 +20,7 @@ from treadle_schemas import Metric, ReleaseEvent, ReleaseId, Split, WorkspaceSet
 from treadle_schemas.topics import group, topic
 from treadle_streams import workspaces
 from treadle_streams.supervisor import ProcessSpec, Supervisor, last_line
+from treadle_trainer.cycle import read_turns
 from treadle_trainer.policy import GatePolicy, GuardPolicy, ScorecardPolicy, TrainingPolicy
 from treadle_trainer.registry import Outbox, Registry
 
@@ -322,13 +323,17 @@ class Wheel:
         self._await(
             "worker", "every row's settling", lambda: all(row.settled for row in self.ledger.rows.values()) or None
         )
+        timed = {
+            (turn.corpus, turn.version): turn for turn in read_turns(s.bootstrap_servers, s.workspace, s.turns + 1)
+        }
         turns = []
         for old in self.report.turns:
             snapshot = self._snapshot(old.turn)
             assert snapshot is not None
             decision = self.ledger.decision(str(s.corpus), snapshot.record.version)
             assert decision is not None
-            turns.append(turn_report(self.ledger, old.turn, snapshot, decision))
+            times = timed.get((snapshot.record.corpus, snapshot.record.version))
+            turns.append(turn_report(self.ledger, old.turn, snapshot, decision, times))
         self.report.turns = turns
         self.report.final_live_success = self.ledger.live_success(len(turns) + 1)
         cycles = [turn.seconds["cycle"] for turn in turns if "cycle" in turn.seconds]

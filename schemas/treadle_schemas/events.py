@@ -152,6 +152,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: list[dict[str, Any]] | None = None
     """Of a demonstration: what should have been said. Of a preference without `over`: what the target is preferred over."""
     source: str | None = None
+    usage: dict[str, Any] | None = None
+    """What a judge used to say it: `calls`, `prompt_tokens`, `completion_tokens`, `seconds`, `usd`. `treadle cycle` adds it up."""
     subject: str | None = None
     """Whose it is: the subject of what it is about, where its maker knows it. A workspace that encrypts seals it with that one's key."""
 

@@ -167,6 +167,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     last_append_ms: int | None = None
     """Append time of the newest interaction in the version: where its cycle time begins."""
+    written_bytes: int | None = None
+    """What the corpus grew by on disk since the version before. Null where that is not known, as in records of treadle 0.1."""
 
 
 class ReleaseManifest(msgspec.Struct, frozen=True, kw_only=True):

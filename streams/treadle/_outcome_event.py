@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from treadle_schemas.errors import FieldError
@@ -31,6 +31,7 @@ def outcome_event(
     source: str | None = None,
     over: Any = None,
     messages: Sequence[Any] | None = None,
+    usage: Mapping[str, Any] | None = None,
     subject: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """The value of an outcome event and its key. `target` and `over` are whatever treadle.targets understands.
@@ -52,6 +53,7 @@ def outcome_event(
         "over": None if over is None else _interaction_of(over, workspace),
         "messages": None if messages is None else [plain_message(message) for message in messages],
         "source": source,
+        "usage": None if usage is None else dict(usage),
         "subject": subject,
     }
     body = {key: given for key, given in said.items() if given is not None or (key == "value" and op == "set")}

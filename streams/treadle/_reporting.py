@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from treadle_schemas.codec import EPISODE_END, OUTCOME
@@ -41,12 +41,14 @@ class Reporting:
         observed_at: Moment | None = None,
         outcome_id: str | None = None,
         source: str | None = None,
+        usage: Mapping[str, Any] | None = None,
         subject: str | None = None,
         op: Literal["set", "retract"] = "set",
     ) -> str | None:
         """Publish what became of an interaction, and return the outcome's id.
 
-        `value` None says that its source has no value: absent, not pending. `op` retract is what `retract` does.
+        `value` None says that its source has no value: absent, not pending. `op` retract is what `retract` does. `usage` is what a judge
+        used to say it: `calls`, `prompt_tokens`, `completion_tokens`, `seconds`, `usd`, for `treadle cycle`.
         """
         return _publish(
             self,
@@ -57,6 +59,7 @@ class Reporting:
             outcome_id=outcome_id,
             source=source,
             op=op,
+            usage=usage,
             subject=subject,
         )
 
@@ -226,6 +229,7 @@ def _publish(
     kind: Kind = "metric",
     over: Any = None,
     messages: Sequence[Any] | None = None,
+    usage: Mapping[str, Any] | None = None,
     subject: str | None = None,
 ) -> str | None:
     set_id = outcome_id or (new_id() if op == "set" else None)
@@ -242,6 +246,7 @@ def _publish(
             source=source,
             over=over,
             messages=messages,
+            usage=usage,
             subject=subject,
         )
     )

@@ -1,11 +1,12 @@
-"""What makes files durable, for every package that keeps some."""
+"""What makes files durable, and how much they are, for every package that keeps some."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
-__all__ = ["fsync_folder"]
+__all__ = ["folder_bytes", "fsync_folder"]
 
 
 def fsync_folder(path: Path) -> None:
@@ -15,3 +16,13 @@ def fsync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder; those that go away meanwhile count as nothing."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total

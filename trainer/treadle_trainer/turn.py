@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from treadle.disk import folder_bytes
 from treadle_corpus import Corpus, CorpusRef, name_of
 from treadle_schemas import ReleaseEvent, ReleaseId, SettingError, Split, TreadleError, content_hash
 
@@ -167,6 +168,10 @@ class _Turn:
         """The five steps."""
         self.evidence["seconds"] = self.seconds
         self.candidate = candidate = self._registered() or self._trained()
+        self.evidence["bytes"] = {
+            "columns": self.evidence["training"].get("columns_bytes"),
+            "release": folder_bytes(self.registry.folder(candidate)),
+        }
         with self._stage("evaluate"):
             comparison = self._carded(candidate, self._compared(candidate))
         with self._stage("gate"):
@@ -192,6 +197,8 @@ class _Turn:
         spec = train_spec(policy, base, self.corpus, folder, out, self.split)
         with self._stage("train"):
             training = self.evidence["training"] = self._run(name, spec)
+        read_s = self.seconds["read"] = min(training.get("read_s", 0.0), self.seconds["train"])
+        self.seconds["train"] = round(self.seconds["train"] - read_s, 3)
         with self._stage("register"):
             release = register_candidate(
                 self.registry, out, self.corpus, policy, base, parent, training, job=self.key, label=self.label

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from treadle.disk import folder_bytes
 from treadle.spool import scan
 from treadle.spool._format import read_body
 from treadle.spool._spool import QUARANTINE
 from treadle_schemas.erasing import StoreReport
 
-from treadle_streams.worker._status import folder_bytes, status_path
+from treadle_streams.worker._status import status_path
 
 __all__ = ["erase_spool", "erase_state"]
 

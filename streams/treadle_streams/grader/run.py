@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -39,7 +40,7 @@ from treadle_streams.grader.errors import BudgetSpent, EndpointDown, GraderChang
 from treadle_streams.grader.files import Failure, Folder, Tally
 from treadle_streams.grader.heard import Heard
 from treadle_streams.grader.judges import Judge, make_judge
-from treadle_streams.grader.verdict import Verdict, outcome_id, read_verdict, source_of
+from treadle_streams.grader.verdict import Usage, Verdict, outcome_id, read_verdict, source_of
 
 __all__ = ["Place", "run_grader"]
 
@@ -79,6 +80,18 @@ class _Item:
     verdict: Verdict | None = None
     failed: JudgeFailed | None = None
     spent: BudgetSpent | None = None
+    calls: int = 0
+    """Tries, those that failed included."""
+    used: Usage = field(default_factory=Usage)
+    """By all of them."""
+    seconds: float = 0.0
+
+    @property
+    def usage(self) -> dict[str, float]:
+        """What the outcome says of it."""
+        used = self.used
+        said = {"calls": self.calls, "prompt_tokens": used.input_tokens, "completion_tokens": used.output_tokens}
+        return {**said, "seconds": round(self.seconds, 3), **({"usd": round(used.usd, 9)} if used.usd else {})}
 
 
 def run_grader(
@@ -243,12 +256,19 @@ class _Run:
             except BudgetSpent as err:
                 item.spent = err
                 return
+            item.calls += 1
+            began = time.monotonic()
             try:
-                said, used = self._judge.judge(self._place.workspace, item.interaction)
+                try:
+                    said, used = self._judge.judge(self._place.workspace, item.interaction)
+                finally:
+                    item.seconds += time.monotonic() - began
                 if used is not None:
+                    item.used += used
                     self._budget.settle(estimate, used)
                 verdict = read_verdict(said, self._metric)
-                if used is None and verdict.usage != type(verdict.usage)():
+                if used is None and verdict.usage != Usage():
+                    item.used += verdict.usage
                     self._budget.settle(estimate, verdict.usage)
                 item.verdict, item.failed = verdict, None
                 return
@@ -282,6 +302,7 @@ class _Run:
                 outcome_id=name,
                 observed_at=moment,
                 source=self._source,
+                usage=item.usage,
                 subject=one.subject,
             )
             if item.verdict.reason and self._config.reasons:

@@ -27,6 +27,13 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     usd: float = 0.0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            usd=self.usd + other.usd,
+        )
+
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """A judge's answer. `value` None: the judge abstains, and no outcome is published."""

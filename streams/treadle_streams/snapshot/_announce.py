@@ -12,7 +12,7 @@ from treadle_schemas.topics import topic
 __all__ = ["announce", "announce_if_missing"]
 
 
-def announce(servers: str, corpus: str, manifest: Manifest) -> None:
+def announce(servers: str, corpus: str, manifest: Manifest, written_bytes: int | None = None) -> None:
     """Write the record of a version, in the corpus of that name, and wait for its acknowledgement. Raises NotDelivered."""
     record = SnapshotRecord(
         corpus=corpus,
@@ -25,6 +25,7 @@ def announce(servers: str, corpus: str, manifest: Manifest) -> None:
         removed=manifest.removed,
         created_at=manifest.created_at,
         last_append_ms=manifest.last_append_ms,
+        written_bytes=written_bytes,
     )
     headers = make_headers(SNAPSHOT, manifest.workspace, source="treadle/snapshot")
     name = topic(manifest.workspace, "snapshots")

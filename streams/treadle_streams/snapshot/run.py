@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from treadle.disk import folder_bytes
 from treadle.log import Admin, Record
 from treadle_corpus import CorpusLocked, CorpusWriter, Manifest, Policy, Refusal, Tally
 from treadle_schemas.moments import now
@@ -34,6 +35,9 @@ DEFAULT_WAIT_S: Final = 300.0
 
 _GIVE_WAY_S: Final = 0.5
 """Longer than whoever waits for a corpus takes to notice that it is free."""
+
+DERIVED: Final = "tokens"
+"""Token columns, which trainers put beside a corpus."""
 
 Tell = Callable[[str], None]
 
@@ -102,6 +106,8 @@ class Snapshotter:
         self._replace_policy = replace_policy
         self.writer = self._opened(corpus, policy)
         self._announced = 0
+        self._size: int | None = None if self.writer.unfinished else _size(self.writer.path)
+        """Bytes of the corpus when the version before was made; None where that is not known."""
         try:
             self._forbid_erased()
             self._pending = PendingRows(
@@ -174,8 +180,10 @@ class Snapshotter:
             selector, pending=pending, code_version=_code_version(), created_at=now()
         )
         if made is not None:
-            announce(self._servers, self.writer.name, made)  # 5
-            self._announced = made.version
+            size = _size(self.writer.path)
+            grown = None if self._size is None else max(0, size - self._size)
+            announce(self._servers, self.writer.name, made, grown)  # 5
+            self._announced, self._size = made.version, size
         newest = self.writer.manifest
         return RunReport(
             corpus=self.writer.name,
@@ -247,6 +255,11 @@ def run_snapshot(
     settings = workspaces.get(servers, workspace)
     with Snapshotter(servers, settings, corpus, policy, replace_policy=replace_policy, tell=tell) as snapshotter:
         return snapshotter.run(wait_s)
+
+
+def _size(corpus: Path) -> int:
+    """Bytes of a corpus, without what is derived from it."""
+    return folder_bytes(corpus) - folder_bytes(corpus / DERIVED)
 
 
 def _code_version() -> str:

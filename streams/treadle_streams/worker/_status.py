@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from treadle.disk import folder_bytes
 from treadle_schemas.moments import now
 
-__all__ = ["StatusFile", "folder_bytes", "status_path"]
+__all__ = ["StatusFile", "status_path"]
 
 
 def status_path(home: Path, workspace: str, instance: int = 0) -> Path:
@@ -50,13 +50,3 @@ class StatusFile:
     def remove(self) -> None:
         """The worker ended well."""
         self.path.unlink(missing_ok=True)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder; those that go away meanwhile count as nothing."""
-    total = 0
-    for place, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.stat(os.path.join(place, name)).st_size
-    return total

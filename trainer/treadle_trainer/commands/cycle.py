@@ -20,34 +20,42 @@ __all__ = ["cycle"]
 @click.command()
 @click.argument("workspace", required=False)
 @click.option("--last", type=click.IntRange(min=1), default=10, show_default=True, help="How many turns, the newest.")
+@click.option("--slot", help="Turns of this slot only.")
 @click.option(
     "--prices",
     "price_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help='JSON file of prices, for example {"gpu_second": 0.0011}.',
+    help='JSON file of prices, for example {"gpu_second": 0.0011, "judge_1k_prompt": 0.002}.',
 )
 @json_option
 @pass_settings
-def cycle(settings: Settings, workspace: str | None, last: int, price_file: Path | None, as_json: bool) -> None:
-    """Show the newest turns of WORKSPACE by stage, from an interaction's append to the first one that the release it led to served.
+def cycle(
+    settings: Settings, workspace: str | None, last: int, slot: str | None, price_file: Path | None, as_json: bool
+) -> None:
+    """Show the newest turns of WORKSPACE by stage, in seconds, from an interaction's append to the first one that the release it led to
+    served.
 
-    The last line names the stage that took most. Times come from the topics alone.
+    Below it stands which stage took most, and what the turns used. With --prices or --json the interactions and outcomes of those turns are
+    read too, for what was captured and what graders spent. All of it comes from the topics.
     """
     from treadle_trainer.cycle import Prices, read_turns
 
     name = workspace_of(settings, workspace)
     prices = None if price_file is None else Prices.load(price_file)
-    turns = read_turns(settings.bootstrap_servers, name, last)
+    turns = read_turns(settings.bootstrap_servers, name, last, slot=slot, inputs=as_json or prices is not None)
     if as_json:
         echo_json(_data(turns, prices))
         return
     if not turns:
-        click.echo(f"{name}: no corpus version has led to a decision yet")
+        where = name if slot is None else f"{name}/{slot}"
+        click.echo(f"{where}: no corpus version has led to a decision yet")
         return
     _show(turns, prices)
 
 
 def _data(turns: Sequence[Turn], prices: Prices | None) -> dict[str, Any]:
+    import msgspec
+
     from treadle_trainer.cycle import bottleneck, costs
 
     found = bottleneck(turns)
@@ -61,14 +69,13 @@ def _data(turns: Sequence[Turn], prices: Prices | None) -> dict[str, Any]:
                 "new_rows": turn.new_rows,
                 "release": turn.release,
                 "decision": turn.decision,
+                "reason": turn.reason,
+                "fate": turn.fate,
                 "seconds": {stage: round(value, 3) for stage, value in turn.seconds.items()},
                 "cycle_s": turn.cycle_s,
                 "overhead_s": None if turn.overhead_s is None else round(turn.overhead_s, 3),
                 "lift": turn.lift,
-                "cost": {
-                    name: getattr(costs(turn, prices), name)
-                    for name in ("job_seconds", "gpu_seconds", "money", "per_point")
-                },
+                "cost": msgspec.to_builtins(costs(turn, prices)),
             }
             for turn in turns
         ],
@@ -77,37 +84,66 @@ def _data(turns: Sequence[Turn], prices: Prices | None) -> dict[str, Any]:
 
 
 def _show(turns: Sequence[Turn], prices: Prices | None) -> None:
-    from rich import box
-    from rich.table import Table
+    from treadle_trainer.cycle import costs
+    from treadle_trainer.cycle.table import stage_table
 
-    from treadle_trainer.cycle import STAGES, bottleneck, costs
+    several = len({turn.slot for turn in turns}) > 1
+    before = [
+        ("corpus", [f"{turn.corpus.rstrip('/').rsplit('/', 1)[-1]}@v{turn.version}" for turn in turns]),
+        *([("slot", [turn.slot for turn in turns])] if several else []),
+        ("rows", [f"{turn.rows:,}" for turn in turns]),
+        ("release", [(turn.release or "").rsplit("/", 1)[-1] for turn in turns]),
+        ("decision", [_decision(turn) for turn in turns]),
+    ]
+    after = [("lift", ["" if turn.lift is None else f"{turn.lift:+.3f}" for turn in turns])]
+    if prices is not None:
+        found = [costs(turn, prices) for turn in turns]
+        after += [
+            (prices.currency, [f"{cost.money:.4f}" for cost in found]),
+            ("a point", ["" if cost.per_point is None else f"{cost.per_point:.4f}" for cost in found]),
+        ]
+    console().print(stage_table(turns, before, after))
+    for line in (*_bottleneck(turns), *_used(turns, prices)):
+        click.echo(line)
 
-    shown = [stage for stage in STAGES if any(turn.seconds.get(stage, 0.0) >= 0.05 for turn in turns)]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    for column in (
-        "corpus",
-        "rows",
-        "decision",
-        *shown,
-        "cycle",
-        "lift",
-        *([] if prices is None else [prices.currency]),
-    ):
-        table.add_column(column, justify="left" if column in ("corpus", "decision") else "right")
-    for turn in turns:
-        money = costs(turn, prices).money
-        table.add_row(
-            f"{turn.corpus.rsplit('/', 1)[-1]}@v{turn.version}",
-            f"{turn.rows:,}",
-            turn.decision.replace("_", " "),
-            *(f"{turn.seconds[stage]:.1f}" if stage in turn.seconds else "" for stage in shown),
-            "" if turn.cycle_s is None else f"{turn.cycle_s:.1f} s",
-            "" if turn.lift is None else f"{turn.lift:+.3f}",
-            *([] if money is None else [f"{money:.4f}"]),
-        )
-    console().print(table)
+
+def _decision(turn: Turn) -> str:
+    return ", ".join(word.replace("_", " ") for word in (turn.decision, *turn.fate))
+
+
+def _bottleneck(turns: Sequence[Turn]) -> list[str]:
+    from treadle_trainer.cycle import bottleneck
+
     found = bottleneck(turns)
     if found is None:
-        click.echo("no release of these turns has served an interaction yet")
-    else:
-        click.echo(f"bottleneck: {found[0]}, {found[1]:.0%} of the time from append to the new release")
+        return ["no release of these turns has served an interaction yet"]
+    overheads = [turn.overhead_s for turn in turns if turn.overhead_s is not None]
+    return [
+        f"bottleneck: {found[0]}, {found[1]:.0%} of the time from append to the new release",
+        f"beside settling, training, evaluation and approval: {sum(overheads) / len(overheads):.1f} s a turn",
+    ]
+
+
+def _used(turns: Sequence[Turn], prices: Prices | None) -> list[str]:
+    """What all of them used, as far as it is known."""
+    from treadle_trainer.cycle import costs
+
+    found = [costs(turn, prices) for turn in turns]
+    jobs, gpu = sum(cost.job_seconds for cost in found), sum(cost.gpu_seconds for cost in found)
+    said = [f"jobs {jobs:.1f} s"]
+    if gpu:
+        said.append(f"GPU {gpu:.1f} s")
+    calls = sum(cost.judged.calls for cost in found)
+    if calls:
+        tokens = sum(cost.judged.prompt_tokens + cost.judged.completion_tokens for cost in found)
+        said.append(f"judges {calls:,} call{'s'[: calls != 1]}, {tokens:,} tokens")
+    for kind in ("captured", "corpus", "columns", "release"):
+        known = [size for cost in found if (size := getattr(cost.bytes, kind)) is not None]
+        if known:
+            said.append(f"{kind} {sum(known) / 1e6:.1f} MB")
+    lines = [f"used: {'; '.join(said)}"]
+    if prices is not None:
+        parts = {part: sum(cost.parts[part] for cost in found) for part in found[0].parts}
+        money = "; ".join(f"{part} {value:.4f}" for part, value in parts.items())
+        lines.append(f"{prices.currency}: {sum(parts.values()):.4f} in all ({money})")
+    return lines

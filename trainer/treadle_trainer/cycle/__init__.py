@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from treadle_trainer.cycle.cost import Prices, costs
-from treadle_trainer.cycle.turns import STAGES, Stage, Turn, bottleneck, read_turns, turns_of
+from treadle_trainer.cycle.cost import Cost, Prices, costs
+from treadle_trainer.cycle.reading import read_turns
+from treadle_trainer.cycle.spending import Bytes, Judged, Window, windows
+from treadle_trainer.cycle.turns import STAGES, Stage, Turn, bottleneck, turns_of
 
-__all__ = ["STAGES", "Prices", "Stage", "Turn", "bottleneck", "costs", "read_turns", "turns_of"]
+__all__ = [
+    "STAGES",
+    "Bytes",
+    "Cost",
+    "Judged",
+    "Prices",
+    "Stage",
+    "Turn",
+    "Window",
+    "bottleneck",
+    "costs",
+    "read_turns",
+    "turns_of",
+    "windows",
+]

@@ -6,8 +6,10 @@ release made from it served. In between, each stage ends where the next one begi
     settle     until the last outcome (or deadline) that the version waited for settled a row
     snapshot   until the version's record was on `.snapshots`
     queue      until its job started, and whatever else is not one of the others
-    read, train, register, evaluate, gate, promote    as the trainer times itself
-    serve      from the promotion's record on `.releases` to the first interaction of the release
+    read       until the rows were tokens, which an earlier job of the version may have made
+    train, register, evaluate, gate, promote    as the trainer times itself
+    approve    where a person had to say yes: from the trainer's record on `.releases` to the promotion's
+    serve      from there to the first interaction of the release
 
 So the stages of a served turn add up to its cycle time.
 """
@@ -15,21 +17,21 @@ So the stages of a served turn add up to its cycle time.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
-from treadle.log import Admin, Record, read
+from treadle.log import Record
 from treadle_schemas import ReleaseEvent, SnapshotRecord
 from treadle_schemas.codec import PROGRESS, RELEASE, SNAPSHOT, decode
 from treadle_schemas.records import Progress
-from treadle_schemas.topics import topic
 
-__all__ = ["STAGES", "Stage", "Turn", "bottleneck", "read_turns", "turns_of"]
+from treadle_trainer.cycle.spending import Bytes, Judged, Window
 
-Stage = Literal["settle", "snapshot", "queue", "read", "train", "register", "evaluate", "gate", "promote", "serve"]
-STAGES: Final[tuple[Stage, ...]] = (
+__all__ = ["STAGES", "Stage", "Turn", "bottleneck", "turns_of"]
+
+Stage = Literal[
     "settle",
     "snapshot",
     "queue",
@@ -39,9 +41,16 @@ STAGES: Final[tuple[Stage, ...]] = (
     "evaluate",
     "gate",
     "promote",
+    "approve",
     "serve",
-)
+]
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+_MEASURED: Final[tuple[Stage, ...]] = ("read", "train", "register", "evaluate", "gate", "promote")
+"""Those that the trainer times itself."""
 _DECISIONS: Final = ("promoted", "rejected", "not_enough_evidence", "failed", "admitted", "awaiting_approval")
+_SERVING: Final = ("promoted", "admitted")
+_FATES: Final = ("promoted", "rejected", "withdrawn", "rolled_back")
+"""What may become of a release after the trainer's decision."""
 
 
 @dataclass(kw_only=True)
@@ -55,14 +64,25 @@ class Turn:
     new_rows: int
     release: str | None
     decision: str
+    """What the trainer said: promoted, admitted (to canary), awaiting_approval, rejected, not_enough_evidence or failed."""
     reason: str
+    fate: list[str] = field(default_factory=list)
+    """What became of the release afterwards: promoted, rejected, withdrawn, rolled_back, in that order of time."""
     began_ms: int
     """Append time of the newest interaction in the version."""
+    snapshot_ms: int
+    """Append time of the version's record."""
     decided_ms: int
+    approved_ms: int | None = None
+    """Append time of the promotion that a person allowed."""
     served_ms: int | None = None
     """Append time of the first interaction that the release served; None: it served none yet."""
     seconds: dict[Stage, float] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
+    window: Window | None = None
+    """What was captured and judged for the version, where the inputs were read."""
+    version_bytes: int | None = None
+    """What the version added to the corpus."""
 
     @property
     def cycle_s(self) -> float | None:
@@ -71,9 +91,10 @@ class Turn:
 
     @property
     def overhead_s(self) -> float | None:
-        """The cycle without settling, training and evaluation, which are what a turn is for."""
+        """The cycle without settling, training and evaluation, which are what a turn is for, and without a person's time to approve."""
         cycle = self.cycle_s
-        return None if cycle is None else cycle - sum(self.seconds[stage] for stage in ("settle", "train", "evaluate"))
+        purpose = ("settle", "train", "evaluate", "approve")
+        return None if cycle is None else cycle - sum(self.seconds.get(stage, 0.0) for stage in purpose)
 
     @property
     def lift(self) -> float | None:
@@ -82,6 +103,23 @@ class Turn:
         if not isinstance(gate, dict) or gate.get("candidate") is None or gate.get("champion") is None:
             return None
         return float(gate["candidate"]) - float(gate["champion"])
+
+    @property
+    def devices(self) -> int:
+        """How many accelerators its training held."""
+        training = self.evidence.get("training")
+        return int(training.get("devices") or 0) if isinstance(training, dict) else 0
+
+    @property
+    def judged(self) -> Judged:
+        """Calls of judges: by the evaluation, and by graders of what came in for this version, where the inputs were read."""
+        own = Judged.of(self.evidence.get("judge"))
+        return own if self.window is None else own + self.window.judged
+
+    @property
+    def bytes(self) -> Bytes:
+        """Bytes of each kind that the turn wrote."""
+        return Bytes.of(self.evidence.get("bytes"), self.version_bytes, self.window)
 
 
 def bottleneck(turns: Sequence[Turn]) -> tuple[Stage, float] | None:
@@ -96,50 +134,45 @@ def bottleneck(turns: Sequence[Turn]) -> tuple[Stage, float] | None:
 
 
 def turns_of(
-    snapshots: Iterable[Record], releases: Iterable[Record], progress: Iterable[Record], last: int
+    snapshots: Iterable[Record],
+    releases: Iterable[Record],
+    progress: Iterable[Record],
+    last: int,
+    slot: str | None = None,
 ) -> list[Turn]:
-    """The newest `last` turns, oldest first, from the records of `.snapshots`, `.releases` and `.progress`.
+    """The newest `last` turns, oldest first, from the records of `.snapshots`, `.releases` and `.progress`; of one slot or of all.
 
     `progress` needs to reach back to the beginning of the oldest of them only, and is read once.
     """
-    versions = {}
+    versions: dict[tuple[str, int], tuple[int, SnapshotRecord]] = {}
     for record, event in _decoded(snapshots, SNAPSHOT):
         made = msgspec.convert(event, SnapshotRecord)
-        versions[made.corpus, made.version] = (record.timestamp_ms, made)
-    turns = []
+        versions.setdefault((made.corpus, made.version), (record.timestamp_ms, made))
+    turns: list[Turn] = []
+    of_release: dict[str, Turn] = {}
     for record, event in _decoded(releases, RELEASE):
         said = msgspec.convert(event, ReleaseEvent)
         found = versions.get((str(said.evidence.get("corpus")), said.evidence.get("version", -1)))
-        if said.event in _DECISIONS and found is not None:
-            made_ms, version = found
-            turns.append(_begun(made_ms, version, said, record.timestamp_ms))
-    turns = sorted(turns, key=lambda turn: turn.decided_ms)[-last:]
-    snapshot_ms = {key: at for key, (at, _) in versions.items()}
-    settled = _fold(progress, turns, snapshot_ms)
+        turn = of_release.get(said.release or "")
+        if said.event in _DECISIONS and said.evidence.get("seconds") is not None and found is not None:
+            turns.append(_begun(*found, said, record.timestamp_ms))
+            if said.release is not None:
+                of_release[said.release] = turns[-1]
+        elif said.event == "failed" and found is not None:
+            turns.append(_begun(*found, said, record.timestamp_ms))
+        elif said.event == "rolled_back":
+            if (back := of_release.get(said.previous or "")) is not None:
+                back.fate.append(said.event)
+        elif said.event in _FATES and turn is not None:
+            turn.fate.append(said.event)
+            if said.event == "promoted" and turn.decision == "awaiting_approval" and turn.approved_ms is None:
+                turn.approved_ms = record.timestamp_ms
+    wanted = (turn for turn in turns if slot in (None, turn.slot))
+    turns = sorted(wanted, key=lambda turn: turn.decided_ms)[-last:]
+    settled = _fold(progress, turns)
     for turn, settled_ms in zip(turns, settled, strict=True):
-        _time(turn, settled_ms, snapshot_ms[turn.corpus, turn.version])
+        _time(turn, settled_ms)
     return turns
-
-
-def read_turns(bootstrap_servers: str, workspace: str, last: int = 10) -> list[Turn]:
-    """The newest turns of a workspace. Reads `.snapshots` and `.releases` whole, of `.progress` what the turns need.
-
-    Raises LogUnreachable or TopicMissing.
-    """
-    admin = Admin(bootstrap_servers)
-    counts = admin.partitions()
-
-    def records(name: str, start: dict[int, int] | None = None) -> Iterable[Record]:
-        return read(bootstrap_servers, name, counts.get(name, 1), start=start)
-
-    snapshots, releases = list(records(topic(workspace, "snapshots"))), list(records(topic(workspace, "releases")))
-    began = [turn.began_ms for turn in turns_of(snapshots, releases, (), last)]
-    if not began:
-        return []
-    name = topic(workspace, "progress")
-    start = admin.offsets_at(((name, p) for p in range(counts.get(name, 1))), min(began))
-    progress = records(name, {p: offset for (_, p), offset in start.items() if offset >= 0})
-    return turns_of(snapshots, releases, progress, last)
 
 
 def _decoded(records: Iterable[Record], kind: str) -> Iterable[tuple[Record, dict[str, Any]]]:
@@ -162,19 +195,22 @@ def _begun(snapshot_ms: int, version: SnapshotRecord, said: ReleaseEvent, decide
         decision=said.event,
         reason=said.reason,
         began_ms=snapshot_ms if version.last_append_ms is None else version.last_append_ms,
+        snapshot_ms=snapshot_ms,
         decided_ms=decided_ms,
         evidence=said.evidence,
+        version_bytes=version.written_bytes,
     )
 
 
-def _fold(progress: Iterable[Record], turns: Sequence[Turn], snapshot_ms: dict[tuple[str, int], int]) -> list[int]:
+def _fold(progress: Iterable[Record], turns: Sequence[Turn]) -> list[int]:
     """When the last row of each turn's version settled; notes when each release served first."""
     by_release: dict[str, list[Turn]] = {}
     for turn in turns:
-        if turn.release is not None and turn.decision in ("promoted", "admitted"):
+        # a release that a person forces live after the gate refused it ends no turn of the wheel
+        if turn.release is not None and (turn.decision in _SERVING or turn.approved_ms is not None):
             by_release.setdefault(turn.release, []).append(turn)
-    order = sorted(range(len(turns)), key=lambda n: snapshot_ms[turns[n].corpus, turns[n].version])
-    ends = [snapshot_ms[turns[n].corpus, turns[n].version] for n in order]
+    order = sorted(range(len(turns)), key=lambda n: turns[n].snapshot_ms)
+    ends = [turns[n].snapshot_ms for n in order]
     settled = [turn.began_ms for turn in turns]
     for record, event in _decoded(progress, PROGRESS):
         row = msgspec.convert(event, Progress)
@@ -190,15 +226,19 @@ def _fold(progress: Iterable[Record], turns: Sequence[Turn], snapshot_ms: dict[t
     return settled
 
 
-def _time(turn: Turn, settled_ms: int, snapshot_ms: int) -> None:
+def _time(turn: Turn, settled_ms: int) -> None:
     own = turn.evidence.get("seconds")
-    measured = {name: float(s) for name, s in own.items() if name in STAGES} if isinstance(own, dict) else {}
-    turn.seconds = {
-        "settle": (settled_ms - turn.began_ms) / 1000,
-        "snapshot": (snapshot_ms - settled_ms) / 1000,
-        "queue": (turn.decided_ms - snapshot_ms) / 1000 - sum(measured.values()),
-    }
-    for stage in STAGES[3:-1]:
-        turn.seconds[stage] = measured.get(stage, 0.0)
+    measured: Mapping[str, float] = own if isinstance(own, dict) else {}
+    # who follows the registry itself may serve a moment before the record of it is on `.releases`
+    told_ms = turn.decided_ms if turn.served_ms is None else min(turn.decided_ms, turn.served_ms)
+    turn.seconds = dict.fromkeys(STAGES[:-2], 0.0)
+    turn.seconds |= {stage: float(measured[stage]) for stage in _MEASURED if stage in measured}
+    turn.seconds["settle"] = (settled_ms - turn.began_ms) / 1000
+    turn.seconds["snapshot"] = (turn.snapshot_ms - settled_ms) / 1000
+    turn.seconds["queue"] = (told_ms - turn.snapshot_ms) / 1000 - sum(turn.seconds[stage] for stage in _MEASURED)
+    if turn.approved_ms is not None:
+        approved_ms = turn.approved_ms if turn.served_ms is None else min(turn.approved_ms, turn.served_ms)
+        turn.seconds["approve"] = (approved_ms - told_ms) / 1000
+        told_ms = approved_ms
     if turn.served_ms is not None:
-        turn.seconds["serve"] = (turn.served_ms - turn.decided_ms) / 1000
+        turn.seconds["serve"] = (turn.served_ms - told_ms) / 1000

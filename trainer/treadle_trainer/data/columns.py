@@ -97,6 +97,11 @@ class ColumnsMeta(msgspec.Struct, frozen=True, kw_only=True):
         return TokenizerId(self.tokenizer, self.template)
 
     @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(size for size, _ in self.files.values())
+
+    @property
     def ratio(self) -> float:
         """Tokens of the steps apart for each token in the columns: what merging the steps of an episode saves."""
         return self.step_tokens / self.tokens if self.tokens else 1.0

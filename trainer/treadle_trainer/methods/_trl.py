@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -68,6 +69,8 @@ class Data(NamedTuple):
     columns: Any
     stream: TokenStream | None
     counts: dict[str, int]
+    read_s: float = 0.0
+    """What making or opening the columns took, in seconds."""
 
 
 def data_of(spec: TrainSpec, progress: Callable[..., None]) -> Data:
@@ -76,8 +79,10 @@ def data_of(spec: TrainSpec, progress: Callable[..., None]) -> Data:
     Sets the seed of torch. Raises DataRefused, TemplateRefused.
     """
     torch.manual_seed(spec.seed)
+    began = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(spec.base, local_files_only=True)
     columns = columns_of(spec, tokenizer, progress)
+    read_s = round(time.monotonic() - began, 3)
     counts = counts_of(columns)
     progress(stage="tokenised", reused=columns.meta.reused, **counts)
     if tokenizer.pad_token_id is None:
@@ -95,7 +100,7 @@ def data_of(spec: TrainSpec, progress: Callable[..., None]) -> Data:
         pad_id=int(tokenizer.pad_token_id or 0),
         device=f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None,
     )
-    return Data(tokenizer, columns, stream, counts)
+    return Data(tokenizer, columns, stream, counts, read_s)
 
 
 def training_settings(kind: Any, spec: TrainSpec, parameters: int, **more: Any) -> Any:
@@ -209,6 +214,8 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         **data.counts,
+        "read_s": data.read_s,
+        "columns_bytes": 0 if data.columns is None else data.columns.meta.size,
         "steps": trainer.state.global_step,
         "resumed_at": None if found is None else int(found.folder.name.rpartition("-")[2]),
         "parameters": trainer.model.num_parameters(),
