@@ -190,7 +190,7 @@ class Wheel:
             meter.end()
         bounds, at = {}, float(turn.began_ms)
         for stage in STAGES:
-            bounds[stage] = (at, at + turn.seconds[stage] * 1000)
+            bounds[stage] = (at, at + turn.seconds.get(stage, 0.0) * 1000)
             at = bounds[stage][1]
         assert turn.overhead_s is not None
         return {

@@ -36,8 +36,9 @@ PATIENCE_S = 180.0
 SMALL = (
     "from treadle_corpus import _bodies, _journal; _bodies.SEGMENT_BODIES = 40; "
     "_journal.ROTATE_BYTES, _journal.ROTATE_FACTOR = 10_000, 0; "
+    "from treadle_streams.snapshot import service; service.AHEAD_RECORDS = 7; "
 )
-"""Segments are sealed and journals begun anew all the time."""
+"""Segments are sealed, journals begun anew, and records folded before a run is due, all the time."""
 
 
 class Producer(threading.Thread):

@@ -171,12 +171,17 @@ def test_a_model_judges_what_it_is_shown_and_nothing_else_is_asked(bench: Bench)
     spent = bench.folder().has_spent()
     assert spent.tokens_total == 3 * 8
     assert spent.usd_total == pytest.approx(3 * (5 * 1.0 + 3 * 2.0) / 1e6)
+    said = [one.usage for one in bench.outcomes() if one.kind == "metric"]
+    assert [(u["calls"], u["prompt_tokens"], u["completion_tokens"], u["usd"]) for u in said if u] == [
+        (1, 5, 3, 1.1e-05)
+    ] * 2
 
 
 def test_an_answer_that_passes_is_asked_for_again_and_each_try_costs(bench: Bench) -> None:
     bench.record("good one")
     assert bench.grade(bench.config(model="judge-flaky", retries=2)).graded == 1
     assert bench.folder().has_spent().calls_total == 2
+    assert [(one.usage or {})["calls"] for one in bench.outcomes() if one.kind == "metric"] == [2]
 
 
 @pytest.mark.parametrize("model", ["judge-denied", "judge-moved"])

@@ -26,6 +26,7 @@ from treadle_schemas.workspace import Metric, WorkspaceSettings
 from treadle_streams import workspaces
 from treadle_streams.filter import FilterError
 from treadle_streams.snapshot import JoinBehind, LogMismatch, RunReport, Snapshotter, run_snapshot, serve
+from treadle_streams.snapshot import service as snapshot_service
 
 PARTITIONS = 2
 
@@ -300,6 +301,39 @@ def test_the_service_runs_when_enough_rows_are_new_or_time_has_passed(log: Log, 
             service.join(30)
     assert [(r.version, r.rows) for r in reports] == [(1, 5), (2, 5)]
     assert [r.updated for r in log.announced()] == [0, 1]
+    assert all((r.written_bytes or 0) > 0 for r in log.announced())
+
+
+def test_the_service_folds_ahead_and_makes_no_version_before_its_time_even_after_a_restart(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_service, "AHEAD_RECORDS", 4)
+    path = tmp_path / "c"
+    bad = make_headers(GRADED, log.name, source="test")
+    log.sender.send(topic(log.name, "graded"), b"r0", b"{", bad)
+    log.graded(*(graded(f"r{n}") for n in range(5)), graded("r1", reward=9.0, revision=2))
+    reports: list[RunReport] = []
+
+    def served(until_: Callable[[Snapshotter], bool]) -> None:
+        stop = threading.Event()
+        with Snapshotter(log.servers, log.settings, path, Policy()) as snapshotter:
+            options = {"min_new_rows": 8, "every_s": 3600.0, "wait_s": 10.0, "stop": stop, "ran": reports.append}
+            service = threading.Thread(target=serve, args=(snapshotter, log.servers, log.settings), kwargs=options)
+            service.start()
+            try:
+                until(lambda: until_(snapshotter))
+            finally:
+                stop.set()
+                service.join(30)
+
+    served(lambda snapshotter: snapshotter.writer.new_rows == 5 and sum(snapshotter.writer.offsets.values()) == 7)
+    assert (reports, log.announced()) == ([], [])
+    log.graded(graded("r5"), graded("r6"))
+    log.graded(graded("r7"))
+    served(lambda _: len(reports) == 1)
+    assert [(r.version, r.rows) for r in reports] == [(1, 8)]
+    assert {r.interaction_id: r.grade.reward for r in Corpus.open(path).rows("all")}["r1"] == 9.0
+    assert len(log.records("dead-letter")) == 1
 
 
 # --- commands -----------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,7 +59,7 @@ class RunReport:
     pending: int
     """Rows that had not settled: they wait for a later version."""
     refused: int
-    """Records of `.graded` that became dead letters in this run."""
+    """Records of `.graded` that became dead letters in this run, or since the one before."""
     settled_through_ms: int
     """Newest timestamp on `.graded` that was folded; 0 where nothing was."""
     manifest: Manifest | None
@@ -106,6 +106,7 @@ class Snapshotter:
         self._replace_policy = replace_policy
         self.writer = self._opened(corpus, policy)
         self._announced = 0
+        self._refused_ahead = 0
         self._size: int | None = None if self.writer.unfinished else _size(self.writer.path)
         """Bytes of the corpus when the version before was made; None where that is not known."""
         try:
@@ -172,7 +173,8 @@ class Snapshotter:
         wait_regraded(admin, self._workspace, self._pending, began, wait_s, self._tell)  # 2
         history = History(self._servers, self._workspace)
         ends = graded_ends(admin, self._workspace, self.writer.offsets, self.writer.name, history)
-        refused = self._fold(history, ends)  # 3
+        refused = self._refused_ahead + self._fold(history, ends)  # 3
+        self._refused_ahead = 0
         pending = self._pending.count(self.writer.settled, self.writer.unsettled())
         metrics = filters.metric_types(self._workspace, self.writer.metric_kinds)
         selector = PolicySelector(self.writer.policy, metrics, self.writer.watermark_ms)
@@ -196,6 +198,17 @@ class Snapshotter:
             settled_through_ms=self.writer.watermark_ms,
             manifest=newest,
         )
+
+    def fold_ahead(self, looked: Mapping[int, int]) -> None:
+        """Fold `.graded` up to the offsets `looked` at, for which no run is due yet: commits without a version, as those of a run are.
+
+        Raises LogMismatch, CorpusError, LogError; the next call, or the run, goes on.
+        """
+        admin, history = Admin(self._servers), History(self._servers, self._workspace)
+        held = self.writer.offsets
+        ends = graded_ends(admin, self._workspace, held, self.writer.name, history)
+        reached = {p: max(held.get(p, 0), min(end, looked.get(p, 0))) for p, end in ends.items()}
+        self._refused_ahead += self._fold(history, reached)
 
     def _forbid_erased(self) -> None:
         """A corpus that begins reads the log from its beginning, where the words of erased subjects may still stand."""

@@ -16,17 +16,21 @@ from treadle.log import Admin, Partition, Record, TailReader
 from treadle_corpus import decode_key, is_wanted
 from treadle_schemas.codec import PART, REGRADED, header_map
 from treadle_schemas.errors import FieldError, TreadleError
+from treadle_schemas.moments import now, to_micros
 from treadle_schemas.snapshot_policy import DEFAULT_EVERY_S, DEFAULT_MIN_NEW_ROWS, SnapshotPolicy
 from treadle_schemas.topics import topic
 from treadle_schemas.workspace import WorkspaceSettings
 
 from treadle_streams import workspaces
+from treadle_streams.snapshot._graded import BATCH_RECORDS
 from treadle_streams.snapshot.policies import policies_of, selection
 from treadle_streams.snapshot.run import DEFAULT_WAIT_S, RunReport, Snapshotter, Tell
 
 __all__ = ["DEFAULT_EVERY_S", "DEFAULT_MIN_NEW_ROWS", "Trigger", "serve", "serve_policies"]
 
 _POLL_S: Final = 0.5
+AHEAD_RECORDS: Final = BATCH_RECORDS
+"""So many records are folded before a run is due. It is what one commit takes anyway."""
 _RETRY_S: Final = 5.0
 """Pause after a run that could not go on for a reason that may pass."""
 
@@ -42,28 +46,34 @@ class Trigger:
     A run is due when `min_new_rows` rows that no run saw have settled, or `every_s` after the run before when anything was graded since.
     """
 
-    def __init__(self, min_new_rows: int, every_s: float, now_s: float, *, unfinished: bool = False) -> None:
+    def __init__(
+        self, min_new_rows: int, every_s: float, now_s: float, *, unfinished: bool = False, held: int | None = None
+    ) -> None:
+        """`now_s` is when the run before was, or now. `held`: so many new rows were folded by a process before and are in no version;
+        None: it left nothing. `unfinished`: a run is due whatever came."""
         self._min_new_rows = min_new_rows
         self._every_s = every_s
         self._last_s = now_s
         self._seen: list[tuple[int, int, object]] = []
         self._unfinished = unfinished
+        self._held = held
 
     def saw(self, partition: int, offset: int, new_row: object) -> None:
         """A graded record; `new_row` names its row if no run saw that yet, else None."""
         self._seen.append((partition, offset, new_row))
 
     def due(self, now_s: float) -> bool:
-        """Is a run due? An unfinished one of a process before is so at once."""
+        """Is a run due?"""
         if self._unfinished:
             return True
-        if len({row for _, _, row in self._seen if row is not None}) >= self._min_new_rows:
+        if (self._held or 0) + len({row for _, _, row in self._seen if row is not None}) >= self._min_new_rows:
             return True
-        return bool(self._seen) and now_s - self._last_s >= self._every_s
+        return (bool(self._seen) or self._held is not None) and now_s - self._last_s >= self._every_s
 
     def ran(self, offsets: dict[int, int], now_s: float) -> None:
         """A run folded everything below `offsets`."""
         self._unfinished = False
+        self._held = None
         self._last_s = now_s
         self._seen = [seen for seen in self._seen if seen[1] >= offsets.get(seen[0], 0)]
 
@@ -78,9 +88,15 @@ class _Served:
         self.name = name
         self.snapshotter = snapshotter
         self.looked = dict(writer.offsets)
+        self._waiting = 0
+        """Records looked at that are not folded."""
         self.not_before_s = 0.0
         """A run that failed is tried again from then on."""
-        self._trigger = Trigger(min_new_rows, every_s, time.monotonic(), unfinished=writer.unfinished or changed)
+        last_s = time.monotonic()
+        if writer.unfinished and writer.manifest is not None:  # the interval goes on where the process before left it
+            last_s -= max(0.0, (to_micros(now(), "$") - to_micros(writer.manifest.created_at, "$.created_at")) / 1e6)
+        held = writer.new_rows if writer.unfinished else None
+        self._trigger = Trigger(min_new_rows, every_s, last_s, unfinished=changed, held=held)
 
     def watch(self, records: Iterable[Record]) -> None:
         """Take notice of records of `.graded`, each of them once."""
@@ -90,6 +106,7 @@ class _Served:
             if record.offset < max(self.looked.get(record.partition, 0), folded.get(record.partition, 0)):
                 continue  # seen before, or a run folded it while it was on its way here
             self.looked[record.partition] = record.offset + 1
+            self._waiting += 1
             headers = header_map(record.headers)
             if headers.get("ce_type") in (PART.encode(), REGRADED.encode()):
                 continue  # what is new of it is the row behind it, or before it
@@ -104,8 +121,15 @@ class _Served:
         now_s = time.monotonic()
         return now_s >= self.not_before_s and self._trigger.due(now_s)
 
+    def fold_ahead(self) -> None:
+        """Fold what has come while no run is due, so that the run has little left to do."""
+        if self._waiting >= AHEAD_RECORDS:
+            self.snapshotter.fold_ahead(self.looked)
+            self._waiting = 0
+
     def run(self, wait_s: float) -> RunReport:
         report = self.snapshotter.run(wait_s)
+        self._waiting = 0
         self._trigger.ran(self.snapshotter.writer.offsets, time.monotonic())
         return report
 
@@ -135,9 +159,12 @@ def serve(
             if is_wanted(snapshotter.writer.path):
                 _say(tell, f"letting go of {snapshotter.writer.path}, which another process waits for")
                 snapshotter.give_way(stop)
-            if stop.is_set() or not served.due():
+            if stop.is_set():
                 continue
             try:
+                if not served.due():
+                    served.fold_ahead()
+                    continue
                 report = served.run(wait_s)
             except TreadleError as err:
                 if not _may_pass(err):
@@ -175,9 +202,12 @@ def serve_policies(
         while not stop.is_set():
             keeper.poll()
             for served in list(keeper.served.values()):
-                if stop.is_set() or not served.due():
+                if stop.is_set():
                     continue
                 try:
+                    if not served.due():
+                        served.fold_ahead()
+                        continue
                     report = served.run(wait_s)
                 except TreadleError as err:
                     keeper.failed(served.name, err)
