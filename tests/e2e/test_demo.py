@@ -161,6 +161,31 @@ def test_cycle_seconds_run_from_append_to_append(demo: dict[str, Any]) -> None:
     assert demo["report"]["cycle_seconds"] == pytest.approx(sum(cycles) / len(cycles), abs=0.002)
 
 
+def test_treadle_cycle_tells_the_same_turns_their_bytes_and_their_price(demo: dict[str, Any], tmp_path: Path) -> None:
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"cpu_second": 0.01, "gb_written": 1000}')
+    environ = {**os.environ, "TREADLE_BOOTSTRAP_SERVERS": demo["broker"]}
+    command = [sys.executable, "-m", "treadle", "cycle", demo["workspace"], "--prices", str(prices)]
+    as_text, as_json = (
+        subprocess.run([*command, *more], env=environ, capture_output=True, text=True, check=True, timeout=120).stdout
+        for more in ([], ["--json"])
+    )
+    told = json.loads(as_json)
+    turns = {f"{turn['corpus']}@v{turn['version']}": turn for turn in told["turns"]}
+    for turn in demo["report"]["turns"]:
+        found = turns[turn["corpus"]]
+        assert (found["decision"], found["rows"]) == (turn["decision"], turn["rows"])
+        assert found["cycle_s"] == turn["seconds"].get("cycle")
+        size = found["cost"]["bytes"]
+        assert min(size["captured"], size["corpus"], size["columns"], size["release"]) > 10_000
+        seconds = found["cost"]["job_seconds"]
+        assert found["cost"]["money"] == pytest.approx(seconds * 0.01 + sum(size.values()) / 1e6)
+    [forced] = [turn for turn in told["turns"] if "rolled_back" in turn["fate"]]
+    assert (forced["fate"], forced["cycle_s"]) == (["promoted", "rolled_back"], None)
+    assert f"bottleneck: {told['bottleneck']['stage']}, " in as_text
+    assert "used: jobs " in as_text
+
+
 def test_the_gate_refused_the_broken_grader_and_the_guard_rolled_back(demo: dict[str, Any]) -> None:
     report, registry = demo["report"], demo["registry"]
     assert report["poisoned"]["decision"] in ("rejected", "not_enough_evidence")

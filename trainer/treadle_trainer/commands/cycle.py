@@ -103,7 +103,8 @@ def _show(turns: Sequence[Turn], prices: Prices | None) -> None:
             ("a point", ["" if cost.per_point is None else f"{cost.per_point:.4f}" for cost in found]),
         ]
     console().print(stage_table(turns, before, after))
-    for line in (*_bottleneck(turns), *_used(turns, prices)):
+    failed = [f"{turn.corpus}@v{turn.version} failed: {turn.reason}" for turn in turns if turn.decision == "failed"]
+    for line in (*failed, *_bottleneck(turns), *_used(turns, prices)):
         click.echo(line)
 
 
