@@ -85,24 +85,27 @@ def _data(turns: Sequence[Turn], prices: Prices | None) -> dict[str, Any]:
 
 def _show(turns: Sequence[Turn], prices: Prices | None) -> None:
     from treadle_trainer.cycle import costs
-    from treadle_trainer.cycle.table import stage_table
+    from treadle_trainer.cycle.table import stage_columns, turn_table
 
     several = len({turn.slot for turn in turns}) > 1
-    before = [
+    names = [
         ("corpus", [f"{turn.corpus.rstrip('/').rsplit('/', 1)[-1]}@v{turn.version}" for turn in turns]),
         *([("slot", [turn.slot for turn in turns])] if several else []),
+    ]
+    fates = [
         ("rows", [f"{turn.rows:,}" for turn in turns]),
         ("release", [(turn.release or "").rsplit("/", 1)[-1] for turn in turns]),
         ("decision", [_decision(turn) for turn in turns]),
+        ("lift", ["" if turn.lift is None else f"{turn.lift:+.3f}" for turn in turns]),
     ]
-    after = [("lift", ["" if turn.lift is None else f"{turn.lift:+.3f}" for turn in turns])]
     if prices is not None:
         found = [costs(turn, prices) for turn in turns]
-        after += [
+        fates += [
             (prices.currency, [f"{cost.money:.4f}" for cost in found]),
             ("a point", ["" if cost.per_point is None else f"{cost.per_point:.4f}" for cost in found]),
         ]
-    console().print(stage_table(turns, before, after))
+    console().print(turn_table([*names, *fates]))
+    console().print(turn_table([*names, *stage_columns(turns)], "seconds by stage"))
     failed = [f"{turn.corpus}@v{turn.version} failed: {turn.reason}" for turn in turns if turn.decision == "failed"]
     for line in (*failed, *_bottleneck(turns), *_used(turns, prices)):
         click.echo(line)
