@@ -300,8 +300,9 @@ class Wheel:
             decided = [event for event in told.events() if event.actor == "trainer" and event.event != "registered"]
             if decided and decided[-1].event != "promoted":
                 raise SystemExit(f"the candidate was not promoted: {decided[-1].event}: {decided[-1].reason}")
-            if decided and (turn := read_turns(self._servers, WORKSPACE)[-1]).served_ms is not None:
-                return turn
+            turns = read_turns(self._servers, WORKSPACE) if decided else []
+            if turns and turns[-1].served_ms is not None:
+                return turns[-1]
         raise SystemExit("the turn did not end")
 
 

@@ -90,7 +90,7 @@ def turn_report(ledger: Ledger, turn: int, snapshot: Stamped, decision: Stamped,
     appends = [row.append_ms for row in rows]
     seconds: dict[str, float] = {"capture": (max(appends) - min(appends)) / 1000}
     if timed is not None:
-        seconds |= timed.seconds
+        seconds.update({str(stage): spent for stage, spent in timed.seconds.items()})
         if timed.cycle_s is not None:
             seconds["cycle"] = timed.cycle_s
     return Turn(

@@ -93,7 +93,7 @@ class Turn:
     def overhead_s(self) -> float | None:
         """The cycle without settling, training and evaluation, which are what a turn is for, and without a person's time to approve."""
         cycle = self.cycle_s
-        purpose = ("settle", "train", "evaluate", "approve")
+        purpose: tuple[Stage, ...] = ("settle", "train", "evaluate", "approve")
         return None if cycle is None else cycle - sum(self.seconds.get(stage, 0.0) for stage in purpose)
 
     @property
