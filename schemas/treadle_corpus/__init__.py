@@ -31,6 +31,7 @@ from treadle_corpus.errors import (
     TagMissing,
     TagTaken,
     TargetError,
+    VersionChanged,
     VersionMissing,
 )
 from treadle_corpus.hashing import content_hash, row_line
@@ -92,6 +93,7 @@ __all__ = [
     "Tally",
     "TargetError",
     "VersionChange",
+    "VersionChanged",
     "VersionMissing",
     "content_hash",
     "decode_key",

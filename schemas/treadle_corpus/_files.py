@@ -58,7 +58,8 @@ class Lock:
 
 
 def check_marker(path: Path) -> Literal["ready", "creating", "absent"]:
-    """Is there a corpus? `creating`: its making was interrupted, and nothing is in it. `absent`: the folder is empty but for a lock.
+    """Is there a corpus? `creating`: its making was interrupted, and nothing is in it. `absent`: the folder is empty but for a lock
+    and the records of erasures.
 
     Raises CorpusMissing where there is no folder, CorpusOutdated, CorpusNewer, CorpusDamaged where there is something else.
     """
@@ -67,7 +68,7 @@ def check_marker(path: Path) -> Literal["ready", "creating", "absent"]:
     try:
         text = (path / "corpus.json").read_bytes()
     except FileNotFoundError:
-        if path.is_dir() and not [p for p in path.iterdir() if p.name not in ("lock", "corpus.json.new")]:
+        if path.is_dir() and not [p for p in path.iterdir() if p.name not in ("lock", "corpus.json.new", "erasures")]:
             return "absent"
         raise CorpusDamaged(path, "is no treadle corpus: it has no corpus.json, and it is not empty") from None
     except OSError as err:

@@ -15,6 +15,7 @@ from treadle_corpus._rows import Key
 from treadle_corpus._state import State
 from treadle_corpus._versions import VersionFile
 from treadle_corpus.errors import CorpusDamaged
+from treadle_corpus.objects.place import place_at
 
 __all__ = ["Moment", "first_control", "folded_offsets", "moments", "workspace_of"]
 
@@ -33,17 +34,20 @@ class Moment(NamedTuple):
 
 
 def moments(path: Path, *, head: bool = False) -> Iterator[Moment]:
-    """Every version, ascending, and with `head` what was folded after the newest one. Raises CorpusDamaged."""
+    """Every version, ascending, and with `head` what was folded after the newest one: of a corpus in an object store nobody sees that.
+
+    Raises CorpusDamaged, and what opening a version raises.
+    """
     ends: dict[int, dict[int, VersionFile]] = {}
     for number in _versions.versions(path):
         found = _versions.read_version(path, number)
         ends.setdefault(found.journal, {})[found.size] = found
-    last = journals(path)[-1:] if head else []
+    last = journals(path)[-1:] if head and place_at(path) is None else []
     rows: dict[Key, None] = {}
     parts: dict[PartKey, None] = {}
     for journal in sorted({*ends, *last}):
         made = ends.get(journal, {})
-        data = checked_journal(path, made[max(made)]) if made else b""
+        data = _journal_of(path, made[max(made)]) if made else b""
         if journal in last:
             data = read_journal(path, journal)
         state, at_end = None, 0
@@ -61,6 +65,14 @@ def moments(path: Path, *, head: bool = False) -> Iterator[Moment]:
             yield Moment(None, state, rows, parts)
 
 
+def _journal_of(path: Path, version: VersionFile) -> bytes:
+    lease = _versions.lease(path, version.manifest.version)  # what is fetched for it stays until it is read
+    try:
+        return checked_journal(path, version)
+    finally:
+        lease.close()
+
+
 def first_control(path: Path) -> Control | None:
     """What the newest journal of the corpus at `path` begins with: whose it is, above all. None before the first commit.
 
@@ -72,7 +84,15 @@ def first_control(path: Path) -> Control | None:
 
 
 def workspace_of(path: Path) -> str | None:
-    """Whose corpus it is, None before its first commit. Raises CorpusMissing, CorpusOutdated, CorpusDamaged."""
+    """Whose corpus it is, None before its first commit. Raises CorpusMissing, CorpusOutdated, CorpusDamaged, StoreError."""
+    place = place_at(path)
+    if place is not None:
+        numbers = _versions.versions(path)
+        if numbers:
+            return _versions.read_version(path, numbers[-1]).manifest.workspace
+        path = place.work  # where its first run may have begun
+        if not path.exists():
+            return None
     held = first_control(path)
     return None if held is None else held.workspace
 

@@ -24,7 +24,17 @@ from treadle_corpus import _disk
 from treadle_corpus._rows import Key, encode_key
 from treadle_corpus.errors import CorpusDamaged
 
-__all__ = ["Erasure", "Tombstones", "VersionChange", "adopt", "erased_episodes", "erasures", "forbid", "write_erasure"]
+__all__ = [
+    "Erasure",
+    "Tombstones",
+    "VersionChange",
+    "adopt",
+    "erased_episodes",
+    "erasures",
+    "forbidding",
+    "salted",
+    "write_erasure",
+]
 
 _FOLDER: Final = "erasures"
 _RECORD: Final = re.compile(r"([1-9][0-9]{0,8})\.json")
@@ -62,7 +72,9 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
 class Tombstones:
     """The erased episodes of a corpus."""
 
-    def __init__(self, salt: bytes, episodes: frozenset[str]) -> None:
+    def __init__(self, salt: bytes, episodes: frozenset[str], erasures: int = 0) -> None:
+        self.erasures = erasures
+        """Number of the newest erasure; 0: there was none."""
         self._salt = salt
         self._episodes = episodes
         self._asked: dict[str, bool] = {}
@@ -71,7 +83,7 @@ class Tombstones:
     def read(cls, path: Path) -> Tombstones:
         """Those of the corpus at `path`. Raises CorpusDamaged."""
         known = erasures(path)
-        return cls(_salt(path) if known else b"", frozenset(e for one in known for e in one.episodes))
+        return cls(_salt(path) if known else b"", *_of(known))
 
     def covers(self, episode_id: str) -> bool:
         """Was the episode erased?"""
@@ -131,7 +143,12 @@ def salted(path: Path) -> Tombstones:
             folder.mkdir(exist_ok=True)
         _disk.create(folder / "salt", secrets.token_hex(_SALT_BYTES).encode())
         _disk.sync(path)
-    return Tombstones(_salt(path), frozenset(e for one in erasures(path) for e in one.episodes))
+    return Tombstones(_salt(path), *_of(erasures(path)))
+
+
+def _of(known: list[Erasure]) -> tuple[frozenset[str], int]:
+    """The episodes of all erasures, and the number of the newest."""
+    return frozenset(e for one in known for e in one.episodes), known[-1].number if known else 0
 
 
 def write_erasure(path: Path, record: Erasure) -> None:
@@ -139,19 +156,18 @@ def write_erasure(path: Path, record: Erasure) -> None:
     _disk.create(path / _FOLDER / f"{record.number}.json", msgspec.json.encode(record))
 
 
-def forbid(path: Path, episodes: Collection[str], *, reason: str, erased_at: str) -> None:
-    """Record episodes of which the corpus at `path` has nothing, so that it never will.
+def forbidding(path: Path, episodes: Collection[str], *, reason: str, erased_at: str) -> Erasure | None:
+    """The record, not written yet, of episodes of which the corpus at `path` has nothing, so that it never will. None: it knows them all.
 
     Raises CorpusFull, CorpusUnwritable, CorpusDamaged.
     """
     names = salted(path)
     fresh = sorted(names.hash_episode(episode) for episode in episodes if not names.covers(episode))
-    if fresh:
-        number = max((one.number for one in erasures(path)), default=0) + 1
-        write_erasure(
-            path,
-            Erasure(number=number, erased_at=erased_at, reason=reason, episodes=tuple(fresh), rows=(), versions={}),
-        )
+    if not fresh:
+        return None
+    return Erasure(
+        number=names.erasures + 1, erased_at=erased_at, reason=reason, episodes=tuple(fresh), rows=(), versions={}
+    )
 
 
 def adopt(path: Path, source: Path) -> None:

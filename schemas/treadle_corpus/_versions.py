@@ -96,9 +96,11 @@ def is_ready(path: Path) -> bool:
     place = _remote(path)
     if place is None:
         return _files.check_marker(path) == "ready"
+    from treadle_corpus.objects.cache import follow
     from treadle_corpus.objects.published import check_published
 
     check_published(place.store)
+    follow(place)
     return True
 
 
@@ -134,10 +136,11 @@ def versions(path: Path) -> list[int]:
     """
     place = _remote(path)
     if place is not None:
+        from treadle_corpus.objects.cache import follow
         from treadle_corpus.objects.published import check_published, published_versions
 
         check_published(place.store)
-        return published_versions(place.store)
+        return published_versions(place.store, follow(place))
     if _files.check_marker(path) != "ready":
         return []
     return sorted(int(match[1]) for name in os.listdir(path / "versions") if (match := _NAME.fullmatch(name)))

@@ -17,12 +17,13 @@ from treadle_corpus._moments import first_control, moments
 from treadle_corpus._recovery import recover
 from treadle_corpus._remake import Remake
 from treadle_corpus._rows import Key
-from treadle_corpus._tombstones import Erasure, VersionChange, adopt, erasures, salted, write_erasure
+from treadle_corpus._tombstones import Erasure, Tombstones, VersionChange, adopt, erasures, salted, write_erasure
 from treadle_corpus.errors import CorpusDamaged
 from treadle_corpus.manifest import Manifest
+from treadle_corpus.objects.place import name_of, place_at
 from treadle_corpus.replace import Replacement
 
-__all__ = ["Erasure", "VersionChange", "erase", "erasures", "rows_of"]
+__all__ = ["Erasure", "Found", "VersionChange", "erase", "erasures", "made_again", "ordered", "record_of", "rows_of"]
 
 
 def erase(
@@ -38,51 +39,34 @@ def erase(
     5. nobody reads the old one: exchange the two, and remove the old one
 
     Killed between any two of these the corpus is the one of before or the one of after, and the next call goes on. Token columns beside the
-    corpus go with the old one. Raises CorpusLocked (another writer), CorpusInUse naming who reads a version, CorpusMissing,
-    CorpusOutdated, CorpusDamaged, CorpusFull, CorpusUnwritable; nothing was erased then.
+    corpus go with the old one. One in an object store is erased there, see `objects.eraser`.
+
+    Raises CorpusLocked (another writer), CorpusInUse naming who reads a version, CorpusMissing, CorpusOutdated, CorpusDamaged, CorpusFull,
+    CorpusUnwritable, StoreError; nothing was erased then.
     """
+    place = place_at(path)
+    if place is not None:
+        from treadle_corpus.objects.eraser import erase_published
+
+        return erase_published(
+            place, episodes, reason=reason, erased_at=erased_at, code_version=code_version, wait_s=wait_s
+        )
     with Replacement(path, new=False, wait_s=wait_s) as replacement:  # 1
         path = replacement.path
         if _files.check_marker(path) != "ready":
             return None
-        control = _ordered(path)  # 2
+        control = ordered(path)  # 2
         wanted = frozenset(episodes)
         found = rows_of(path, wanted)  # 3
         names = salted(path)
-        fresh = sorted(names.hash_episode(e) for e in wanted if not names.covers(e))
-        if found.nothing and not fresh:
+        if found.nothing and all(names.covers(episode) for episode in wanted):
             return None
-        rows = sorted(names.hash_row(key) for key in found.rows)
-        known = erasures(path)
-        number = known[-1].number + 1 if known else 1
-        versions: dict[int, VersionChange] = {}
+        made: dict[int, Manifest] = {}
         if not found.nothing:
             adopt(replacement.fresh, path)
-            made = _made_again(path, replacement.fresh, control, wanted)  # 4
-            for version, told in found.told.items():
-                after = made[version]
-                if version in found.removed:
-                    versions[version] = VersionChange(
-                        before=told.content_hash,
-                        after=after.content_hash,
-                        rows_before=told.rows,
-                        rows_after=after.rows,
-                        removed=found.removed[version],
-                    )
-                elif after.content_hash != told.content_hash:
-                    raise CorpusDamaged(
-                        path,
-                        f"v{version} knew nothing of what is erased, and made again it has content hash {after.content_hash}, not "
-                        f"{told.content_hash}; `treadle corpus verify` tells what is wrong with it",
-                    )
-        record = Erasure(
-            number=number,
-            erased_at=erased_at,
-            reason=reason,
-            episodes=tuple(fresh),
-            rows=tuple(rows),
-            versions=versions,
-            code_version=code_version,
+            made = made_again(path, replacement.fresh, control, wanted)  # 4
+        record = record_of(
+            path, found, made, wanted, names, reason=reason, erased_at=erased_at, code_version=code_version
         )
         write_erasure(path if found.nothing else replacement.fresh, record)
         if not found.nothing:
@@ -100,6 +84,8 @@ class Found:
     parts: int = 0
     removed: dict[int, int] = field(default_factory=dict)
     """By version that knew any of the rows, how many of them were members."""
+    control: Control | None = None
+    """Of the newest version, or of what was folded after it; None where there is neither."""
 
     @property
     def nothing(self) -> bool:
@@ -110,13 +96,14 @@ class Found:
 def rows_of(path: Path, episodes: Collection[str]) -> Found:
     """What the corpus at `path` has of episodes, in its versions and after them. Nothing is changed.
 
-    Raises CorpusMissing, CorpusOutdated, CorpusDamaged.
+    Raises CorpusMissing, CorpusOutdated, CorpusDamaged, StoreError.
     """
     found = Found()
     parts: set[tuple[str, str]] = set()
     for moment in moments(path, head=True):
         found.rows.update(key for key in moment.rows if key[0] in episodes)
         parts.update(key for key in moment.parts if key[0] in episodes)
+        found.control = moment.state.control
         if moment.version is not None:
             number = moment.version.manifest.version
             found.told[number] = moment.version.manifest
@@ -127,7 +114,65 @@ def rows_of(path: Path, episodes: Collection[str]) -> Found:
     return found
 
 
-def _ordered(path: Path) -> Control:
+def made_again(path: Path, fresh: Path, control: Control, left_out: Collection[str]) -> dict[int, Manifest]:
+    """Make the corpus at `path` again at `fresh`, where nothing is, without some episodes: its versions as they are there.
+
+    Raises CorpusDamaged, CorpusFull, CorpusUnwritable, StoreError.
+    """
+    made: dict[int, Manifest] = {}
+    with Remake(fresh, path, control, left_out.__contains__) as remake:
+        for moment in moments(path, head=True):
+            manifest = remake.take(moment)
+            if manifest is not None:
+                made[manifest.version] = manifest
+        remake.sync()
+    return made
+
+
+def record_of(
+    path: Path,
+    found: Found,
+    made: dict[int, Manifest],
+    episodes: Collection[str],
+    names: Tombstones,
+    *,
+    reason: str,
+    erased_at: str,
+    code_version: str,
+) -> Erasure:
+    """The record of an erasure of what was `found`, not written yet. `made` are the versions without it; none where none was made again.
+
+    Raises CorpusDamaged where a version that knew nothing of it came out as another one.
+    """
+    versions: dict[int, VersionChange] = {}
+    for version, after in made.items():
+        told = found.told[version]
+        if version in found.removed:
+            versions[version] = VersionChange(
+                before=told.content_hash,
+                after=after.content_hash,
+                rows_before=told.rows,
+                rows_after=after.rows,
+                removed=found.removed[version],
+            )
+        elif after.content_hash != told.content_hash:
+            raise CorpusDamaged(
+                name_of(path),
+                f"v{version} knew nothing of what is erased, and made again it has content hash {after.content_hash}, not "
+                f"{told.content_hash}; `treadle corpus verify` tells what is wrong with it",
+            )
+    return Erasure(
+        number=names.erasures + 1,
+        erased_at=erased_at,
+        reason=reason,
+        episodes=tuple(sorted(names.hash_episode(e) for e in episodes if not names.covers(e))),
+        rows=tuple(sorted(names.hash_row(key) for key in found.rows)),
+        versions=versions,
+        code_version=code_version,
+    )
+
+
+def ordered(path: Path) -> Control:
     """Bring an interrupted run into order; whose corpus it is. The caller holds the lock. Raises CorpusDamaged, CorpusFull."""
     held = first_control(path)
     if held is None:
@@ -137,14 +182,3 @@ def _ordered(path: Path) -> Control:
     found.journal.close()
     found.bodies.close()
     return found.state.control
-
-
-def _made_again(path: Path, fresh: Path, control: Control, left_out: frozenset[str]) -> dict[int, Manifest]:
-    made: dict[int, Manifest] = {}
-    with Remake(fresh, path, control, left_out.__contains__) as remake:
-        for moment in moments(path, head=True):
-            manifest = remake.take(moment)
-            if manifest is not None:
-                made[manifest.version] = manifest
-        remake.sync()
-    return made

@@ -6,6 +6,7 @@ TreadleError (treadle_schemas.errors)
     ├── TargetError          a target or reference that is no path, no known scheme, or no version
     ├── CorpusMissing        nothing lies at the path
     ├── VersionMissing       the corpus is there, that version is not; names those that are
+    ├── VersionChanged       an erasure made the corpus again while the version was being fetched (retriable)
     ├── TagMissing           the corpus is there, that tag is not; names those that are
     ├── TagTaken             the tag names another version already
     ├── CorpusLocked         another process writes this corpus (retriable)
@@ -51,6 +52,7 @@ __all__ = [
     "TagMissing",
     "TagTaken",
     "TargetError",
+    "VersionChanged",
     "VersionMissing",
 ]
 
@@ -88,6 +90,19 @@ class VersionMissing(CorpusError):
         self.path = path
         self.version = version
         self.versions = list(versions)
+
+
+class VersionChanged(CorpusError):
+    """An erasure made the corpus again while a version was being fetched from an object store."""
+
+    retriable = True
+
+    def __init__(self, path: Path | str, version: int) -> None:
+        super().__init__(
+            f"{path}@v{version} was made again by an erasure, without some episodes, before what it needs was fetched: open it again"
+        )
+        self.path = path
+        self.version = version
 
 
 class TagMissing(CorpusError):

@@ -22,7 +22,7 @@ from treadle_corpus.errors import CorpusInUse, CorpusLocked, CorpusMissing, Targ
 from treadle_corpus.exports import exports, note_export
 from treadle_corpus.objects.place import name_of, place_at
 
-__all__ = ["Replacement", "is_wanted"]
+__all__ = ["Replacement", "is_wanted", "lock_for"]
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -60,7 +60,7 @@ class Replacement:
             raise CorpusMissing(path)
         try:
             if not new:
-                self._locks.callback(_lock(self.path, wait_s).release)
+                self._locks.callback(lock_for(self.path, wait_s).release)
             _files.Lock(self.fresh).release()  # nobody else makes one there
             _disk.remove(self.fresh)
         except BaseException:
@@ -123,7 +123,7 @@ def is_wanted(path: Path) -> bool:
         return False
 
 
-def _lock(path: Path, wait_s: float) -> _files.Lock:
+def lock_for(path: Path, wait_s: float) -> _files.Lock:
     """The right to write, asked for until it is given. Raises CorpusLocked after `wait_s`, CorpusUnwritable."""
     deadline = time.monotonic() + wait_s
     asked = False

@@ -40,7 +40,7 @@ from treadle_corpus._rows import (
 from treadle_corpus._state import State
 from treadle_corpus._stored import StoredRows
 from treadle_corpus._tally import Tally, kinds_of
-from treadle_corpus._tombstones import Tombstones, adopt, forbid
+from treadle_corpus._tombstones import Tombstones, adopt, forbidding, write_erasure
 from treadle_corpus.errors import (
     CorpusError,
     CorpusFull,
@@ -206,8 +206,18 @@ class CorpusWriter:
         self._tombstones = Tombstones.read(self.path)
 
     def forbid(self, episodes: Collection[str], *, reason: str, erased_at: str) -> None:
-        """Take in nothing of these episodes, ever: they were erased before the corpus came to them. Raises CorpusFull, CorpusUnwritable."""
-        forbid(self.path, episodes, reason=reason, erased_at=erased_at)
+        """Take in nothing of these episodes, ever: they were erased before the corpus came to them.
+
+        Raises CorpusFull, CorpusUnwritable, and where the corpus lies in an object store CorpusLocked, StoreError.
+        """
+        if self._publisher is not None:
+            self._publisher.share_salt()
+        record = forbidding(self.path, episodes, reason=reason, erased_at=erased_at)
+        if record is None:
+            return
+        if self._publisher is not None:
+            self._publisher.forbid(record)
+        write_erasure(self.path, record)
         self._tombstones = Tombstones.read(self.path)
 
     def apply(

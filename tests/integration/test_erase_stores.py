@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from treadle.settings import Settings
-from treadle_corpus import Corpus, Policy, erasures
+from treadle_corpus import Corpus, Policy, erasures, resolve_target
 from treadle_corpus._bodies import Bodies, _Tail, unpack
 from treadle_corpus._moments import moments
 from treadle_streams import workspaces
@@ -18,6 +18,7 @@ from treadle_streams.archive import Archive
 from treadle_streams.snapshot import prove, run_snapshot
 
 from tests.integration.erase_world import Person, in_files, running, settings_of
+from tests.integration.object_world import in_folder, in_store, said
 from tests.integration.test_erase import command, erase, speak
 
 
@@ -87,3 +88,40 @@ def test_corpora_exports_and_archives_forget_a_subject_and_still_prove_the_other
     assert command(settings, "archive", "verify", workspace_name).exit_code == 0
     again = {s["store"]: s for s in json.loads(json.dumps(erase(settings, ann)[1]))["stores"]}
     assert (again["corpus"], again["archive"]) == (stores["corpus"], stores["archive"])
+
+
+@pytest.mark.long
+def test_a_corpus_in_an_object_store_forgets_a_subject_and_still_proves_the_others(
+    broker: str, workspace_name: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("TREADLE_HOME", str(home))
+    settings, url = settings_of(broker, workspace_name, home), f"{bucket}/main"
+    ann, bob = Person("ann"), Person("bob")
+    speak(settings, ann, bob)
+    corpus, out = resolve_target(url), tmp_path / "train.parquet"
+    words = [ann.marks[place] for place in ("prompt", "answer", "argument", "comment", "part")]
+    with running(settings, "worker"):
+        run_snapshot(broker, workspace_name, corpus, Policy())
+        options = ("--view", "sft", "--rows", "all", "--split", "all", "--out", str(out))
+        assert command(settings, "corpus", "export", url, *options).exit_code == 0
+        assert said([*in_store(url), *in_folder(home / "corpora-objects")], words)
+        with Corpus.open(corpus) as before:
+            hashed = before.manifest.content_hash
+        _, report = erase(settings, ann, "--corpus", url)
+    stores = {s["store"]: s for s in report["stores"]}
+    assert (stores["corpus"]["place"], stores["corpus"]["rows"], stores["corpus"]["remains"]) == (url, 2, [])
+    assert stores["corpus"]["bytes"] > 0
+    assert (stores["export"]["place"], stores["export"]["remains"]) == (str(out), [])
+    assert said([*in_store(url), *in_folder(home / "corpora-objects")], words) == set()
+    assert ann.needles["answer"] not in exported(out)
+    assert bob.needles["answer"] in exported(out)
+    (record,) = erasures(corpus)
+    with Corpus.open(corpus) as left:
+        left.verify()
+        assert (record.versions[1].before, record.versions[1].after) == (hashed, left.manifest.content_hash)
+    assert [m.content_hash for m in prove(broker, corpus, [1])] == [record.versions[1].after]
+    assert run_snapshot(broker, workspace_name, corpus, Policy()).rows == left.manifest.rows
+    again = {s["store"]: s for s in erase(settings, ann, "--corpus", url)[1]["stores"]}
+    assert again["corpus"] == stores["corpus"]
+    assert said(in_store(url), words) == set()

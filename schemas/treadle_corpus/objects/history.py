@@ -6,18 +6,15 @@ import json
 import time
 from typing import Final
 
-import msgspec
-
-from treadle_corpus._bodies import Seal
 from treadle_corpus.errors import CorpusInUse, TagMissing, TagTaken
-from treadle_corpus.objects.layout import read_piece
+from treadle_corpus.objects.generations import needed_objects
 from treadle_corpus.objects.published import (
     TOMBSTONE,
+    generation_of,
     published_tags,
     published_version,
     published_versions,
     tag_name,
-    version_name,
 )
 from treadle_corpus.objects.store import ObjectStore
 
@@ -52,19 +49,23 @@ def remove_tag(store: ObjectStore, name: str) -> int:
 
 
 def remove_published(store: ObjectStore, version: int) -> None:
-    """Remove a version that no tag names. Its objects go with `sweep`. Raises CorpusInUse, VersionMissing, StoreError.
+    """Remove a version that no tag names and that is not the newest. Its objects go with `sweep`.
 
-    1. from here on it is in no list
-    2. its file becomes a tombstone: a writer that lost its right cannot publish under the number
+    Its file becomes a tombstone: it is in no list from then on, and nobody can publish under the number. Raises CorpusInUse,
+    VersionMissing, StoreError.
     """
-    published_version(store, version)
+    generation = generation_of(store)
+    published_version(store, version, generation)
+    if version == published_versions(store, generation)[-1]:
+        raise CorpusInUse(store.url, version, "it is the newest one")
     named = [name for name, number in published_tags(store).items() if number == version]
     if named:
         raise CorpusInUse(
             store.url, version, f"the tag {named[0]!r} names it; `treadle corpus tag --delete` takes it away"
         )
-    store.put(f"removed/v{version}", b"")  # 1
-    store.put(version_name(version), TOMBSTONE)  # 2
+    store.put(generation.version(version), TOMBSTONE)
+    if generation_of(store).number != generation.number:  # an erasure came between
+        remove_published(store, version)
 
 
 def sweep(store: ObjectStore) -> int:
@@ -73,16 +74,7 @@ def sweep(store: ObjectStore) -> int:
     A writer may publish meanwhile: whatever its version is made of was needed by the version before it, or is put anew.
     """
     old = store.names_before("objects", time.time() - SWEEP_AFTER_S)
-    needed: set[str] = set()
-    seals: dict[str, set[str]] = {}
-    for version in published_versions(store):
-        _, _, contents = published_version(store, version)
-        needed |= {piece.sha256 for piece in (*contents.journal, *contents.tail)}
-        for piece in contents.seals.values():
-            if piece.sha256 not in seals:
-                seal = msgspec.json.decode(read_piece(store, piece), type=Seal)
-                seals[piece.sha256] = {sha256 for _, sha256 in seal.files.values()}
-    needed |= seals.keys() | {sha256 for files in seals.values() for sha256 in files}
+    needed = needed_objects(store, generation_of(store))
     unneeded = [name for name in old if name.removeprefix("objects/") not in needed]
     for name in unneeded:
         store.delete(name)

@@ -3,7 +3,7 @@
     URL/corpus.json         marker of a published corpus: {"format": "treadle-corpus-objects", "format_version": 1}
     URL/objects/SHA256      immutable bytes under their own name: pieces of journals and tails, seals, files of segments
     URL/versions/vN.json    the local vN.json, and which objects it needs; put last, and only where none is: the commit point of vN
-    URL/removed/vN          vN was removed; its vN.json stays as a tombstone, so that nobody can publish another vN
+    URL/erasures/, made/    erasures, and the versions as these made them: see `published`
     URL/tags/NAME.json      {"version": N}
     URL/writer/E.json       who may publish since epoch E: see `lease`
 

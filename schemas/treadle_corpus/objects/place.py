@@ -23,7 +23,7 @@ from treadle_corpus import _disk
 from treadle_corpus.errors import CorpusDamaged
 from treadle_corpus.objects.store import ObjectStore
 
-__all__ = ["Place", "name_of", "place_at", "place_for"]
+__all__ = ["Place", "name_of", "place_at", "place_for", "places_below"]
 
 MARKER: Final = "remote.json"
 _FOLDER: Final = "corpora-objects"
@@ -73,6 +73,11 @@ def place_at(path: Path) -> Place | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise CorpusDamaged(path, f"{MARKER} cannot be read ({err}); delete the folder, it is a cache") from None
+
+
+def places_below(home: Path) -> list[Path]:
+    """The folders of a home that stand for corpora in object stores: what was read, written or only looked at there."""
+    return sorted(marker.parent for marker in (home / _FOLDER).glob(f"[!.]*/{MARKER}"))
 
 
 def name_of(path: Path) -> str:

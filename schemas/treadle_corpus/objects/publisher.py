@@ -5,36 +5,44 @@ A version is published in this order, so that whoever is killed between any two 
 1. this writer still has the newest epoch
 2. objects that the version before does not have
 3. vN.json, where none is: from here on there is a vN
+
+Where an erasure was killed, whoever publishes next finishes it first, and a work folder from before an erasure is thrown away.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final
-
-import msgspec
 
 from treadle_corpus import _disk, _files, _versions
-from treadle_corpus._bodies import Seal
 from treadle_corpus._journal import journal_file, journals, prune
-from treadle_corpus.errors import CorpusDamaged, CorpusError, CorpusLocked
-from treadle_corpus.objects.layout import (
-    Contents,
-    Piece,
-    assemble,
-    encode_version,
-    grown,
-    object_name,
-    place_bodies,
-    put_bytes,
+from treadle_corpus._tombstones import Erasure
+from treadle_corpus.errors import CorpusError, CorpusLocked
+from treadle_corpus.objects.contents import put_contents, seals_below, tail_of
+from treadle_corpus.objects.generations import (
+    Recorded,
+    finished,
+    known_here,
+    place_records,
+    put_generation,
+    records_after,
+    seal,
+    share_salt,
 )
+from treadle_corpus.objects.layout import Contents, assemble, encode_version, place_bodies
 from treadle_corpus.objects.lease import WriterLease
 from treadle_corpus.objects.place import Place
-from treadle_corpus.objects.published import check_published, mark, published_version, published_versions, version_name
+from treadle_corpus.objects.published import (
+    check_published,
+    mark,
+    published_version,
+    published_versions,
+    seal_of,
+    version_name,
+)
 
-__all__ = ["Publisher"]
-
-_TAIL: Final = "tail-*.log"
+__all__ = ["Publisher", "clear"]
 
 
 class Publisher:
@@ -55,20 +63,24 @@ class Publisher:
     def _begin(self) -> None:
         mark(self._store)
         check_published(self._store)
-        there = published_versions(self._store)
+        self.generation = finished(self._store, self._lease)
+        """What is published now."""
+        there = published_versions(self._store, self.generation)
         self.version = there[-1] if there else 0
         """The newest version that is published."""
-        self._before: Contents | None = None
-        self._journal = 0
-        if not there:
-            if _local(self.place.work) not in ([], [1]):
-                _clear(self.place.work)  # versions that nobody has any more
-            return
-        data, found, contents = published_version(self._store, self.version)
-        if not self._goes_on(data):
-            _clear(self.place.work)
-            self._restore(data, found, contents)
-        self._before, self._journal = contents, found.journal
+        self._before: tuple[int, Contents] | None = None
+        work, present = self.place.work, self.generation.number
+        known = _known(work)
+        if there:
+            data, found, contents = published_version(self._store, self.version, self.generation)
+            if known != present or not self._goes_on(data):
+                clear(work)
+                self._restore(data, found, contents)
+            self._before = found.journal, contents
+        elif known != present or _local(work) not in ([], [1]):
+            clear(work)  # versions that nobody has any more
+        if _known(work) != present:  # last: what is here without all of them is from before an erasure
+            place_records(self._store, work, records_after(self._store, self.generation, 0))
 
     def _goes_on(self, published: bytes) -> bool:
         """Whether the work folder has the newest version and perhaps the next, not something else."""
@@ -113,61 +125,81 @@ class Publisher:
             raise
         work = self.place.work
         found = _versions.read_version(work, number)
-        contents = self._contents(found)  # 2
+        tail = tail_of(work)
+        contents = put_contents(  # 2
+            self._store,
+            work,
+            found,
+            self._before,
+            seals=seals_below(work, tail.first),
+            tail=tail,
+            tail_bytes=tail.file.stat().st_size,
+        )
         data = encode_version((work / version_name(number)).read_bytes(), contents)
-        if not self._store.create(version_name(number), data) and self._store.read(version_name(number)) != data:  # 3
+        name = self.generation.version(number)
+        if not self._store.create(name, data) and self._store.read(name) != data:  # 3
             self._lost = True
-            raise CorpusLocked(self._store.url, f"another writer, which published v{number} meanwhile")
-        self.version, self._before, self._journal = number, contents, found.journal
+            erased = seal_of(self._store, self.generation) is not None
+            what = "erased episodes from it" if erased else f"published v{number}"
+            raise CorpusLocked(self._store.url, f"another writer, which {what} meanwhile")
+        self.version, self._before = number, (found.journal, contents)
         for old in local[:-1]:  # they are read where they were published
             _disk.remove(work / version_name(old))
         prune(work, {found.journal, *journals(work)[-1:]})
 
-    def _contents(self, found: _versions.VersionFile) -> Contents:
-        work, before = self.place.work, self._before
-        same = before is not None and found.journal == self._journal
-        journal = grown(
-            self._store,
-            journal_file(work, found.journal),
-            found.size,
-            before.journal if before is not None and same else [],
-        )
-        seals: dict[str, Piece] = {}
-        for file in sorted((work / "bodies").glob("*.json")):
-            known = None if before is None else before.seals.get(file.name)
-            seals[file.name] = known or self._segment(file)
-        first, tail = _tail(work)
-        going_on = before is not None and before.tail_first == first
-        pieces = grown(self._store, tail, tail.stat().st_size, before.tail if before is not None and going_on else [])
-        return Contents(journal=journal, tail_first=first, tail=pieces, seals=seals)
+    def erase(self, recorded: Recorded, versions: Mapping[int, bytes], fetched: AbstractContextManager[None]) -> None:
+        """Put other versions in the place of those that are published, under the same numbers; all that they need was put before.
 
-    def _segment(self, seal: Path) -> Piece:
-        data = seal.read_bytes()
-        for name, (_, sha256) in msgspec.json.decode(data, type=Seal).files.items():
-            self._store.put_file(object_name(sha256), seal.with_suffix("") / name)
-        return put_bytes(self._store, data)
+        `fetched` is held while they take the place, see `cache.unread`. What the work folder has is from before then, and goes or is
+        brought along by the caller. Raises CorpusLocked where another writer went on meanwhile, and what entering `fetched` raises;
+        nothing was changed then. Raises StoreError: the next call, or the next writer, goes on.
+        """
+        made = put_generation(self._store, self.generation, versions, recorded)
+        with fetched:
+            seal(self._store, self._lease, self.generation, self.version, made)
+        self.generation = finished(self._store, self._lease)
+
+    def forbid(self, record: Erasure) -> None:
+        """Keep episodes of which no version knows anything from ever being published. Raises CorpusLocked, StoreError."""
+        try:
+            self.erase(Recorded(record=record, remade=False), self.published(), nullcontext())
+        except CorpusLocked:
+            self._lost = True
+            raise
+
+    def published(self) -> dict[int, bytes]:
+        """The versions of the present generation, as they are published. Raises VersionMissing, StoreError."""
+        numbers = published_versions(self._store, self.generation)
+        return {number: published_version(self._store, number, self.generation)[0] for number in numbers}
+
+    def share_salt(self) -> None:
+        """Hash with the salt of the store. Raises StoreError, CorpusUnwritable."""
+        share_salt(self._store, self.place.work)
 
     def close(self) -> None:
         """Let another writer in."""
         self._lease.release()
 
 
-def _local(work: Path) -> list[int]:
+def _local(work: Path) -> list[int] | None:
+    """The versions in the work folder; None where it cannot be gone on with."""
     try:
         return _versions.versions(work)
     except (CorpusError, FileNotFoundError):
-        return []
+        return None
 
 
-def _clear(work: Path) -> None:
+def _known(work: Path) -> int:
+    """The newest erasure that the work folder knows; -1 where that cannot be read."""
+    try:
+        return known_here(work)
+    except CorpusError:
+        return -1
+
+
+def clear(work: Path) -> None:
     """Forget what the work folder holds, but for the lock that the caller has."""
+    _disk.remove(work / "corpus.json")  # killed after this, what is left is not gone on with
     for left in work.iterdir():
         if left.name != "lock":
             _disk.remove(left)
-
-
-def _tail(work: Path) -> tuple[int, Path]:
-    files = sorted((work / "bodies").glob(_TAIL))
-    if not files:
-        raise CorpusDamaged(work, "bodies/ has no tail")
-    return int(files[-1].stem.removeprefix("tail-")), files[-1]

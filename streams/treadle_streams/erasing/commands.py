@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from treadle.cli.support import (
     yes_option,
 )
 from treadle.settings import Settings
+from treadle_corpus import StoreError, resolve_target, versions
 
 if TYPE_CHECKING:
     from treadle_streams.erasing._run import Erased
@@ -31,8 +33,8 @@ __all__ = ["command"]
     "--corpus",
     "corpora",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="One more corpus that was made of the workspace. Repeatable.",
+    metavar="TARGET",
+    help="One more corpus that was made of the workspace: a folder, deeplake://ORG/NAME or s3://BUCKET/PREFIX. Repeatable.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
 @click.option(
@@ -46,7 +48,7 @@ def command(
     name: str | None,
     subject: str,
     reason: str,
-    corpora: tuple[Path, ...],
+    corpora: tuple[str, ...],
     dry_run: bool,
     wait_s: float,
     yes: bool,
@@ -61,6 +63,7 @@ def command(
     """
     from treadle_streams.erasing import erase
 
+    others = [_corpus(text, settings) for text in corpora]
     workspace = workspace_of(settings, name)
     question = f"Erase everything recorded of subject {subject} in workspace {workspace}, for good?"
     if not dry_run and not confirmed(question, yes):
@@ -70,7 +73,7 @@ def command(
         workspace,
         subject,
         reason=reason,
-        corpora=corpora,
+        corpora=others,
         dry_run=dry_run,
         wait_s=wait_s,
         tell=lambda line: click.echo(line, err=True),
@@ -80,6 +83,14 @@ def command(
     else:
         _print(done)
     return 1 if done.remains else 0
+
+
+def _corpus(text: str, settings: Settings) -> Path:
+    """Raises TargetError, CorpusMissing where nothing is there; a store that cannot be reached now is reported with the others."""
+    path = resolve_target(text, settings.corpus_root)
+    with suppress(StoreError):
+        versions(path)
+    return path
 
 
 def _plain(done: Erased) -> dict[str, object]:

@@ -10,7 +10,7 @@ from treadle_corpus import CorpusError, workspace_of
 from treadle_corpus.erasers import corpora_of
 from treadle_corpus.erasure import rows_of
 from treadle_corpus.exports import exports, state_of
-from treadle_corpus.objects.place import place_at
+from treadle_corpus.objects.place import name_of
 from treadle_schemas.erasing import ErasureRequest, StoreReport
 
 from treadle_streams.exporting.rewriting import rewrite_exports
@@ -23,7 +23,7 @@ ERASERS: Final[tuple[tuple[str, str], ...]] = (("exports", "treadle_streams.expo
 def erase_exports(request: ErasureRequest) -> Iterator[StoreReport]:
     """Write the exports of changed versions again, and name those that are not as they were written."""
     for path in corpora_of(request):
-        if place_at(path) is not None or not exports(path):
+        if not exports(path):
             continue
         try:
             if workspace_of(path) != request.workspace:
@@ -35,7 +35,9 @@ def erase_exports(request: ErasureRequest) -> Iterator[StoreReport]:
                 remains = (done.remains,) if done.remains else ()
                 yield StoreReport(store="export", place=done.export.file, rows=max(0, done.removed), remains=remains)
         except (CorpusError, OSError) as err:
-            yield StoreReport(store="export", place=str(path), remains=(f"its exports were not written again: {err}",))
+            yield StoreReport(
+                store="export", place=name_of(path), remains=(f"its exports were not written again: {err}",)
+            )
 
 
 def _planned(path: Path, versions: dict[int, int]) -> Iterator[StoreReport]:
