@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -28,10 +27,14 @@ def corpora_of(request: ErasureRequest) -> list[Path]:
     """
     roots = [request.home / "corpora", *([Path(request.corpus_root)] if request.corpus_root else [])]
     below = (marker.parent for root in roots for depth in ("*", "*/*") for marker in root.glob(f"{depth}/corpus.json"))
-    below = itertools.chain(below, places_below(request.home))
+    known = places_below(request.home)
     named = (path for path in request.corpora if place_at(path) is not None or path.exists())
     return sorted(
-        {path if place_at(path) is not None else path.resolve() for path in [*below, *named] if path.name[0] != "."}
+        {
+            path if place_at(path) is not None else path.resolve()
+            for path in [*below, *known, *named]
+            if path.name[0] != "."
+        }
     )
 
 
