@@ -7,6 +7,7 @@
 | TREADLE_WORKSPACE | workspace of commands and recorders that name none | none |
 | TREADLE_CORPUS_ROOT | folder below which deeplake://ORG/NAME is resolved | TREADLE_HOME/corpora |
 | TREADLE_CORPUS_CACHE_BYTES | most bytes that copies of corpora in object stores may take | 21474836480 |
+| TREADLE_TRAINER_BYTES | most bytes that jobs, token columns and releases may take together | as much as the disk has |
 | TREADLE_DISABLED | 1: recorders capture nothing | 0 |
 | TREADLE_SPOOL | folder in which recorders keep events until Kafka has them; must outlive the container | TREADLE_HOME/spool |
 | TREADLE_SPOOL_BYTES | most bytes that one workspace's spool may take | 4294967296 |
@@ -62,6 +63,9 @@ class Settings:
     keys: Path | None = None
     """Folder of the keys of encrypted workspaces, one folder a workspace; None means `home`/keys."""
 
+    trainer_bytes: int | None = None
+    """Most bytes that jobs, token columns and releases may take together on this machine; None: what the disk has."""
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read the environment. Raises SettingError naming the variable."""
@@ -76,8 +80,12 @@ class Settings:
         size = env.get("TREADLE_SPOOL_BYTES") or str(SPOOL_BYTES)
         if not (size.isascii() and size.isdigit() and int(size) > 0):
             raise SettingError(f"TREADLE_SPOOL_BYTES={size!r}: expected a number of bytes")
+        budget = env.get("TREADLE_TRAINER_BYTES") or None
+        if budget is not None and not (budget.isascii() and budget.isdigit() and int(budget) > 0):
+            raise SettingError(f"TREADLE_TRAINER_BYTES={budget!r}: expected a number of bytes")
         return cls(
             home=home,
+            trainer_bytes=None if budget is None else int(budget),
             spool=Path(env.get("TREADLE_SPOOL") or home / "spool").expanduser().absolute(),
             spool_bytes=int(size),
             spool_full="block" if full == "block" else "refuse",

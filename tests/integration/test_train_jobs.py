@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from treadle_schemas import Split
-from treadle_trainer.errors import JobFailed, JobStopped, JobTimedOut
+from treadle_trainer._files import locked
+from treadle_trainer.errors import DiskFull, JobFailed, JobStopped, JobTimedOut, JobTooLarge
 from treadle_trainer.jobs import EnvironmentSpec, JobRunner
 
 HERE = Path(__file__).parent
@@ -98,6 +99,62 @@ def test_a_job_ends_when_its_time_is_up(runner: JobRunner) -> None:
     with pytest.raises(JobTimedOut, match="not done after 3 s"):
         runner.run("slow", _spec("sleepy"), timeout_s=3)
     assert runner.run("next", _spec("by_folder_name"), timeout_s=60)["scores"]
+
+
+@pytest.mark.parametrize(("evaluator", "limit_gb"), [("hungry", 0.3), ("hungry_children", 0.5), ("stubborn", 0.3)])
+def test_a_job_that_takes_too_much_memory_ends_with_all_it_started_and_the_next_one_runs(
+    runner: JobRunner, evaluator: str, limit_gb: float
+) -> None:
+    runner.warm()
+    nursery = runner._nursery
+    assert nursery is not None
+    with pytest.raises(
+        JobTooLarge, match=rf"took 0\.\d+ GB .* have {limit_gb:.2f} GB: raise memory_gb, or make it smaller"
+    ):
+        runner.run("hungry", _spec(evaluator), timeout_s=60, memory_gb=limit_gb)
+    assert _child_of(nursery.pid) is None
+    result = runner.run("next", _spec("by_folder_name"), timeout_s=60, memory_gb=limit_gb)
+    assert 0 < result["peak_memory_mb"] < limit_gb * 1000
+    assert runner._nursery is nursery
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "error", "said"),
+    [
+        ("no_memory", JobTooLarge, "MemoryError: cannot have it: there was not enough memory: make it smaller"),
+        ("no_room", DiskFull, "No space left on device: the disk is full; `treadle job prune`"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_from_what_is_broken(
+    runner: JobRunner, evaluator: str, error: type[JobFailed], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        runner.run("poor", _spec(evaluator), timeout_s=60)
+
+
+def test_a_job_does_not_begin_beside_one_that_outlived_its_service(runner: JobRunner) -> None:
+    runner.prepare("next")
+    with locked(runner.root / "running.lock"), pytest.raises(JobTimedOut):  # as a job process holds it
+        runner.run("next", _spec("by_folder_name"), timeout_s=1)
+    assert not (runner.root / "next" / "result.json").exists()
+    assert runner.run("next", _spec("by_folder_name"), timeout_s=60)["scores"]
+
+
+def test_what_an_earlier_job_left_behind_ends_before_the_next_one_begins(runner: JobRunner) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    stray, other = (
+        subprocess.Popen(command, env={**os.environ, "TREADLE_JOBS": str(root)}, start_new_session=True)
+        for root in (runner.root, runner.root.parent / "another")
+    )
+    try:
+        runner.run("next", _spec("by_folder_name"), timeout_s=60)
+        assert stray.wait(20) == -signal.SIGKILL
+        assert f"ended process {stray.pid}" in (runner.root / "next" / "log.txt").read_text()
+        assert other.poll() is None
+    finally:
+        for process in (stray, other):
+            process.kill()
+            process.wait()
 
 
 def test_a_job_ends_when_its_caller_wants_to(runner: JobRunner) -> None:

@@ -20,7 +20,7 @@ from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.policy import GatePolicy, TrainingPolicy
 from treadle_trainer.registry import Registry
 from treadle_trainer.scorecard.run import stored
-from treadle_trainer.turn import run_turn
+from treadle_trainer.turn import release_in, run_turn
 
 HERE = Path(__file__).parent
 SPLIT = Split(share=0.2)
@@ -431,13 +431,37 @@ def test_the_train_command_trains_by_hand(
     refused = treadle("train", ref, "--method", "reward", "--register")
     assert (refused.exit_code, "does not speak" in refused.stderr) == (2, True)
     assert treadle("train", ref).exit_code == 1  # no champion, no --from
+    registry = Registry(tmp_path / "home" / "registry", "shop")
+    first, other = registry.register(base), registry.register(base)
+    registry.promote(other, expect=None, reason="serves")
     out = tmp_path / "model"
-    done = treadle("train", ref, "--from", base, "--steps", 2, "--batch", 8, "--out", out, "--register", "--json")
+    words = ("--steps", 2, "--batch", 8, "--lora-rank", 2, "--packed", "--out", out, "--register", "--json")
+    done = treadle("train", ref, "--from", first, *words)
     assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
-    assert (report["steps"], report["version"], report["release"]) == (2, 1, "shop/main/r0")
+    assert (report["steps"], report["version"], report["release"]) == (2, 1, "shop/main/r2")
     assert (out / "model.safetensors").exists()
+    made = registry.manifest(ReleaseId.parse(report["release"]))
+    assert (made.parent, made.base) == (str(first), str(registry.folder(first)))  # not the champion
+    kept = {"packed": True, "lora_rank": 2, "steps": 2, "accumulate": 1, "margin": 0.0, "cap": 16, "launch": None}
+    assert kept.items() <= made.config.items()
+    assert made.config["training"]["peak_memory_mb"] > 0
+    assert (release_in(registry, base), release_in(registry, registry.folder(other))) == (None, other)
     assert treadle("train", ref, "--from", base, "--out", out).exit_code == 2  # never over another model
+
+    assert "has no policy" in treadle("train", ref, "--detach").stderr
+    TrainingPolicy().save(tmp_path / "home" / "registry", "shop", "main")
+    words = ("--detach", "--method", "dpo", "--from", first, "--margin", 0.5, "--processes", 2)
+    queued = treadle("train", ref, *words, "--json")
+    job = json.loads(queued.stdout)
+    assert (job["state"], job["new"], job["version"], job["actor"]) == ("queued", True, 1, "user")
+    assert TrainingPolicy().changed(job["settings"]) == TrainingPolicy().changed(
+        {"method": "dpo", "margin": 0.5, "base": str(registry.folder(first)), "launch.processes": 2}
+    )
+    said = treadle("train", ref, *words)
+    assert ("asked for before" in said.stdout, "nobody serves the slot now" in said.stderr) == (True, True)
+    refused = treadle("train", ref, "--detach", "--register")
+    assert (refused.exit_code, "--register has no place beside it" in refused.stderr) == (2, True)
 
 
 def test_a_dry_run_says_what_would_be_learned_and_shows_one_example(

@@ -7,6 +7,7 @@ evaluation, so that the service's own work is seen alone.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,7 @@ import pytest
 from treadle.log import Sender, read
 from treadle_corpus import Corpus, CorpusWriter, Policy
 from treadle_corpus.testing import SelectAll, graded
-from treadle_schemas import ReleaseEvent, SnapshotRecord, Split, WorkspaceSettings
+from treadle_schemas import ReleaseEvent, ReleaseId, SnapshotRecord, Split, WorkspaceSettings
 from treadle_schemas.codec import SNAPSHOT, decode, encode, make_headers, to_json
 from treadle_schemas.topics import topic
 from treadle_streams import workspaces
@@ -29,6 +30,7 @@ from treadle_trainer.policy import GatePolicy, TrainingPolicy
 from treadle_trainer.queue import JobQueue
 from treadle_trainer.registry import Registry
 from treadle_trainer.service import TrainerService
+from treadle_trainer.storage import Storage
 from treadle_trainer.turn import job_key
 
 HERE = Path(__file__).parent
@@ -245,6 +247,118 @@ def test_on_a_schedule_a_version_waits_until_its_time_has_come(world: World, run
     _serve(world, runner)
     assert [version for _, version in world.decisions()] == [1, 2]
     assert [job.state for job in JobQueue(world.registry.path).jobs()] == ["done", "done"]
+
+
+def test_a_job_of_an_older_version_that_had_not_begun_is_superseded(world: World, runner: JobRunner) -> None:
+    world.first_champion()
+    world.version(world.corpus, 0.9)
+    queue = JobQueue(world.registry.path)
+    queue.submit(str(world.corpus), 1, fingerprint=POLICY.fingerprint, actor="trainer")  # and then the service ended
+    world.version(world.corpus, 0.9)
+    _serve(world, runner)
+    assert [(job.version, job.state) for job in queue.jobs()] == [(1, "superseded"), (2, "done")]
+    assert queue.job(1).reason == "job 2 on v2 took its place"
+    POLICY.changed({"trigger": "manual"}).save(world.root, world.name, "main")
+    queue.submit(str(world.corpus), 1, fingerprint="before", actor="trainer")
+    world.version(world.corpus, 0.9)
+    _serve(world, runner)
+    assert queue.job(3).state == "superseded"
+
+
+def test_one_service_at_a_time_serves_a_slot(world: World, runner: JobRunner) -> None:
+    world.first_champion()
+    first, second = (TrainerService(world.root, runner, world.broker, world.name) for _ in range(2))
+    first.tick()
+    assert list(first._desks) == [(world.name, "main")]
+    second.tick()
+    assert second._desks == {}
+    assert "another trainer serves it" in second._troubles[world.name, "main"]
+    for desk in first._desks.values():
+        desk.close()
+    second._looked = -10.0
+    second.tick()
+    assert list(second._desks) == [(world.name, "main")]
+    for desk in second._desks.values():
+        desk.close()
+
+
+def test_a_job_without_room_waits_and_says_why_until_there_is_some(world: World, runner: JobRunner) -> None:
+    world.first_champion()
+    world.version(world.corpus, 0.9)
+    storage = Storage(world.root, runner.root, world.home / "corpora", budget=10)
+    service = TrainerService(world.root, runner, world.broker, world.name, storage)
+    queue = JobQueue(world.registry.path)
+    _until(lambda: not service.tick() and queue.jobs() != [] and queue.job(1).reason is not None)
+    assert queue.job(1).state == "queued"
+    assert "job 1 wants" in str(queue.job(1).reason)
+    assert "TREADLE_TRAINER_BYTES" in str(queue.job(1).reason)
+    storage.budget = 10**9
+    for desk in service._desks.values():
+        desk._retry_at = 0.0
+    _until(service.tick)
+    assert (queue.job(1).state, queue.job(1).decision) == ("done", "promoted")
+    for desk in service._desks.values():
+        desk.close()
+
+
+def test_a_job_that_takes_too_much_memory_fails_and_may_be_resumed_with_more(world: World, runner: JobRunner) -> None:
+    policy = POLICY.changed({"memory_gb": 0.3, "evaluator": "train_world:hungry_once"})
+    policy.save(world.root, world.name, "main")
+    world.first_champion()
+    world.version(world.corpus, 0.9, policy=policy)
+    _serve(world, runner)
+    queue, nursery = JobQueue(world.registry.path), runner._nursery
+    assert queue.job(1).state == "failed"
+    assert "policy memory_gb lets a job have 0.30 GB" in str(queue.job(1).reason)
+    assert world.told()[-1].event == "failed"
+    (world.root / world.name / "room").touch()
+    queue.resume(1)
+    _serve(world, runner)
+    assert (queue.job(1).state, queue.job(1).decision) == ("done", "promoted")
+    assert runner._nursery is nursery
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_job_leaves_the_registry_valid_and_with_room_all_goes_on(
+    broker: str, workspace_name: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+    world = World(broker, workspace_name, small_disk)
+    policy = POLICY.changed({"evaluator": "train_world:filling"})
+    policy.save(world.root, world.name, "main")
+    world.first_champion()
+    world.version(world.corpus, 0.9, policy=policy)
+    queue, workspace = JobQueue(world.registry.path), world.root / world.name
+    with JobRunner(small_disk / "jobs", preload=False) as runner:
+        service = TrainerService(world.root, runner, world.broker, world.name)
+        _until(lambda: not service.tick() and (workspace / "filler").exists())
+        assert shutil.disk_usage(small_disk).free < 10_000
+        assert "disk is full" in service._troubles[world.name, "main"]
+        registry = Registry(world.root, world.name)
+        assert str(registry.champion).endswith("/r0")
+        for manifest in registry.releases():
+            registry.verify(ReleaseId.parse(manifest.release))
+        (workspace / "filler").unlink()
+        (workspace / "room").touch()
+        _until(service.tick)
+        for desk in service._desks.values():
+            desk.close()
+    assert (queue.job(1).state, queue.job(1).decision) == ("done", "promoted")
 
 
 _SERVICE = textwrap.dedent(

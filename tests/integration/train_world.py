@@ -108,3 +108,60 @@ def by_skill_file(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list
 
 def is_short(answers: Sequence[dict[str, Any]]) -> list[float]:
     return [float(len(answer["text"]) <= 5) for answer in answers]
+
+
+# -- evaluators that take what they should not -------------------------------------------------------------------------------------
+
+
+def hungry(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[float]:
+    """Takes 10 MB at a time, without end, until it is told to stop; then it stops."""
+    held = []
+    while True:
+        held.append(b"x" * 10_000_000)
+        time.sleep(0.005)
+
+
+def hungry_children(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[float]:
+    """Takes next to nothing itself; the children in groups of their own that it starts take 200 MB each."""
+    import subprocess
+    import sys
+
+    code = "import time; held = b'x' * 200_000_000; time.sleep(600)"
+    children = [subprocess.Popen([sys.executable, "-c", code], start_new_session=True) for _ in range(3)]
+    return [float(children[0].wait())]
+
+
+def stubborn(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[float]:
+    """Hears no SIGTERM and goes on taking."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return hungry(folder, _, tasks, seed)
+
+
+def no_memory(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[float]:
+    raise MemoryError("cannot have it")
+
+
+def no_room(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[float]:
+    """Writes until the device has no room: /dev/full never has any."""
+    with open("/dev/full", "wb") as file:
+        file.write(b"x" * 100_000)
+    return []
+
+
+def filling(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[float]:
+    """Fills the disk on which the models lie, unless a file `room` lies beside the registry's workspace."""
+    workspace = Path(folder).parents[1]
+    if not (workspace / "room").exists():
+        with (workspace / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 10_000)
+    return by_skill_file(folder, _, tasks, seed)
+
+
+def hungry_once(folder: str, _: Any, tasks: Sequence[Task], seed: int) -> list[float]:
+    """Takes all memory that it can get, unless a file `room` lies beside the registry's workspace."""
+    if not (Path(folder).parents[1] / "room").exists():
+        hungry(folder, _, tasks, seed)
+    return by_skill_file(folder, _, tasks, seed)

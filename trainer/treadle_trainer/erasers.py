@@ -1,4 +1,8 @@
-"""The trainer's part of an erasure: it names the releases that learnt from what goes. What a model learnt cannot be taken out of it."""
+"""The trainer's part of an erasure: rows in the folders of jobs that were cut short, and the names of releases that learnt from what goes.
+
+What a model learnt cannot be taken out of it. Rows in a job's folder are copies of what the corpus has, made again by the next try, so all
+of them go, whoever said what is in them: that is cheaper than to look, and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,15 @@ from typing import Final
 
 from treadle_schemas.erasing import ErasureRequest, StoreReport
 
+from treadle_trainer._files import locked
 from treadle_trainer.concerned import concerned_releases
 
-__all__ = ["ERASERS", "name_releases"]
+__all__ = ["ERASERS", "erase_job_rows", "name_releases"]
 
-ERASERS: Final[tuple[tuple[str, str], ...]] = (("releases", "treadle_trainer.erasers:name_releases"),)
+ERASERS: Final[tuple[tuple[str, str], ...]] = (
+    ("releases", "treadle_trainer.erasers:name_releases"),
+    ("jobs", "treadle_trainer.erasers:erase_job_rows"),
+)
 
 
 def name_releases(request: ErasureRequest) -> Iterator[StoreReport]:
@@ -29,3 +37,29 @@ def name_releases(request: ErasureRequest) -> Iterator[StoreReport]:
             place=entry["release"],
             notes=(f"was trained on {entry['corpus']}, {rows}{champion}: train it anew, or retire it", *problems),
         )
+
+
+def erase_job_rows(request: ErasureRequest) -> Iterator[StoreReport]:
+    """Remove the rows in the folders of jobs, or say which job reads them now."""
+    from treadle_trainer.jobs import remove, rows_in, size_of
+
+    root = request.home / "jobs"
+    if not root.is_dir():
+        return
+    with locked(root / "device.lock", wait=False) as idle:
+        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+            found = list(rows_in(folder))
+            if not found:
+                continue
+            size = sum(map(size_of, found))
+            if not idle:
+                yield StoreReport(
+                    store="job",
+                    place=str(folder),
+                    remains=("a job runs, and this may be what it reads: erase again when it is over, or cancel it",),
+                )
+                continue
+            if not request.dry_run:
+                for path in found:
+                    remove(path)
+            yield StoreReport(store="job", place=str(folder), bytes=size)

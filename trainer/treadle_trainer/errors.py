@@ -26,6 +26,8 @@ TreadleError (treadle_schemas.errors)
         ├── BackendFailed        ... because the command of an external trainer did
         ├── RewardFailed         ... because what scores attempts did: a reward function, or an environment
         ├── JobTimedOut          ... because its time was up
+        ├── JobTooLarge          ... because it took more memory than it may, or than there is
+        ├── DiskFull             ... because the disk has no room for it, or the trainer's budget has none
         └── JobStopped           ... because its caller wanted it to end; it may be run again
 """
 
@@ -43,6 +45,7 @@ __all__ = [
     "ColumnsMissing",
     "DataRefused",
     "DeployFailed",
+    "DiskFull",
     "EvaluationFailed",
     "FolderRefused",
     "JobFailed",
@@ -50,6 +53,7 @@ __all__ = [
     "JobRefused",
     "JobStopped",
     "JobTimedOut",
+    "JobTooLarge",
     "LaunchRefused",
     "MirrorFailed",
     "NoChampion",
@@ -195,6 +199,14 @@ class RewardFailed(JobFailed):
 
 class JobTimedOut(JobFailed):
     """The process was stopped because its time was up."""
+
+
+class JobTooLarge(JobFailed):
+    """The process was ended because it, with all that it started, took more memory than it may, or than there is."""
+
+
+class DiskFull(JobFailed):
+    """There is no room on the disk for what the job writes, or none within the trainer's budget. What was there is as it was."""
 
 
 class JobStopped(JobFailed):

@@ -225,6 +225,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Whether held-out likelihood alone, without an environment, may promote."""
     timeout_s: float = 3600.0
     """Longest run of one job process."""
+    memory_gb: float | None = None
+    """Most memory of one job process and all that it starts, in 10^9 bytes. None: what the machine has."""
     promotion: Literal["auto", "approval", "canary"] = "auto"
     """What happens to a candidate that the gate finds better: it serves, waits for a person, or is tried on live traffic first."""
     deploy: tuple[str, ...] = ()
@@ -257,6 +259,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             (self.eval_tasks >= 1, "eval_tasks", self.eval_tasks, "at least 1"),
             (self.newest_rows is None or self.newest_rows >= 1, "newest_rows", self.newest_rows, "at least 1"),
             (self.timeout_s > 0, "timeout_s", self.timeout_s, "above 0"),
+            (self.memory_gb is None or self.memory_gb > 0, "memory_gb", self.memory_gb, "above 0"),
             (self.every_s > 0, "every_s", self.every_s, "above 0"),
             (
                 all(target.startswith(("http://", "https://")) for target in self.deploy),
@@ -357,6 +360,7 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "min_new_rows",
             "corpus",
             "timeout_s",
+            "memory_gb",
             "save_steps",
         ):
             del shaping[name]

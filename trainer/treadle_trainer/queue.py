@@ -2,12 +2,14 @@
 
 One job is one turn on one corpus version with one configuration; asking twice gives the same job. The service does them one after the
 other, a device never has two. A job that a crash cut short goes on: its turn is known by its key, and a training by its checkpoints.
+
+    queued -> running -> done | failed | cancelled      queued -> cancelled | superseded      failed, cancelled, superseded -> queued
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -16,9 +18,13 @@ from treadle_schemas.moments import now
 from treadle_trainer._files import locked, write_atomically
 from treadle_trainer.errors import JobMissing, JobRefused
 
-__all__ = ["Job", "JobQueue", "State"]
+__all__ = ["JOB_PARTS", "RESUMABLE", "Job", "JobQueue", "State", "served", "service_lock"]
 
-State = Literal["queued", "running", "done", "failed", "cancelled"]
+State = Literal["queued", "running", "done", "failed", "cancelled", "superseded"]
+"""`superseded`: a version asked for it, it had not begun, and a newer version asked as well."""
+JOB_PARTS: Final = ("train", "evaluate", "scorecard")
+"""The folders of a job with key KEY are KEY-train and so on."""
+RESUMABLE: Final = ("failed", "cancelled", "superseded")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +40,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     actor: str = "user"
     state: State = "queued"
     key: str | None = None
-    """Names its folders, KEY-train and KEY-evaluate, once it has begun."""
+    """Names its folders (JOB_PARTS) once it has begun."""
     cancelling: bool = False
     decision: str | None = None
     release: str | None = None
@@ -84,12 +90,17 @@ class JobQueue:
     ) -> tuple[Job, bool]:
         """Ask for a job. Returns it, and whether it is new.
 
-        The same version, configuration and label are one job, whatever became of it.
+        The same version, configuration and label are one job, whatever became of it. What a person asks for waits no longer for the
+        version that asked first.
         """
         with locked(self._lock):
             jobs = self.jobs()
             for job in jobs:
                 if (job.corpus, job.version, job.fingerprint, job.label) == (corpus, version, fingerprint, label):
+                    if settings is not None and job.settings != settings and job.state not in ("running", "done"):
+                        job = self._write(replace(job, settings=settings))  # its limits, or what else shapes nothing
+                    if job.automatic and actor != job.actor and job.state in ("queued", "superseded"):
+                        job = self._write(replace(job, actor=actor, state="queued", reason=None, ended_at=None))
                     return job, False
             job = Job(
                 number=1 + max((job.number for job in jobs), default=0),
@@ -116,12 +127,24 @@ class JobQueue:
                 self._done.add(number)
         return None
 
+    def supersede(self, corpus: str, reason: str, *, keep: int | None = None) -> None:
+        """End the automatic jobs on a corpus that wait and have not begun, but for job `keep`: their version is no longer the newest, or
+        no longer starts anything.
+        """
+        with locked(self._lock):
+            for job in self.jobs():
+                if job.corpus == corpus and job.automatic and job.state == "queued" and job.number != keep:
+                    self._write(replace(job, state="superseded", reason=reason, ended_at=now()))
+
     def recover(self) -> None:
         """Put back what a crash of the service left running. Only the service calls this, before it begins anything."""
         with locked(self._lock):
             for job in self.jobs():
-                if job.state == "running":
-                    self._write(replace(job, state="cancelled" if job.cancelling else "queued", cancelling=False))
+                if job.state == "running" and job.cancelling:
+                    why = "cancelled while it ran"
+                    self._write(replace(job, state="cancelled", cancelling=False, reason=why, ended_at=now()))
+                elif job.state == "running":
+                    self._write(replace(job, state="queued", reason="the service was cut short; it goes on"))
 
     def start(self, number: int, key: str) -> Job:
         """It begins. Raises JobRefused where it is cancelled meanwhile."""
@@ -158,12 +181,12 @@ class JobQueue:
             return self._write(replace(job, cancelling=True))
 
     def resume(self, number: int) -> Job:
-        """Queue a failed or cancelled job again; what it had done is not done again. Raises JobRefused for any other."""
+        """Queue a job again that failed, was cancelled or superseded; what it had done is not done again. Raises JobRefused for others."""
         with locked(self._lock):
             job = self.job(number)
-            if job.state not in ("failed", "cancelled"):
-                raise JobRefused(f"job {number} is {job.state}; only a failed or cancelled one can be resumed")
-            return self._write(replace(job, state="queued", actor="user", cancelling=False, ended_at=None))
+            if job.state not in RESUMABLE:
+                raise JobRefused(f"job {number} is {job.state}; only one that is {', '.join(RESUMABLE)} can be resumed")
+            return self._write(replace(job, state="queued", actor="user", cancelling=False, reason=None, ended_at=None))
 
     def cancelling(self, number: int) -> bool:
         """Whether somebody wants it to end."""
@@ -175,3 +198,14 @@ class JobQueue:
     def _write(self, job: Job) -> Job:
         write_atomically(self._folder / f"{job.number}.json", msgspec.json.format(msgspec.json.encode(job), indent=1))
         return job
+
+
+def service_lock(folder: Path) -> Path:
+    """The file that the service locks as long as it serves the slot in `folder`."""
+    return folder / "trainer.lock"
+
+
+def served(folder: Path) -> bool:
+    """Whether a service on this machine serves the slot in `folder` now."""
+    with locked(service_lock(folder), wait=False) as free:
+        return not free

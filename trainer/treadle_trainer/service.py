@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from treadle_schemas import ContractError, SnapshotRecord, TreadleError
 from treadle_schemas.codec import SNAPSHOT, decode
 from treadle_schemas.topics import topic
 
-from treadle_trainer._files import write_atomically
+from treadle_trainer._files import locked, write_atomically
 from treadle_trainer._workspace import workspace_settings
-from treadle_trainer.errors import JobRefused, JobStopped, NoChampion
-from treadle_trainer.jobs import JobRunner
+from treadle_trainer.errors import DiskFull, JobRefused, JobStopped, NoChampion
+from treadle_trainer.jobs import NO_ROOM, JobRunner
 from treadle_trainer.policy import TrainingPolicy
-from treadle_trainer.queue import Job, JobQueue
+from treadle_trainer.queue import JOB_PARTS, Job, JobQueue, service_lock
 from treadle_trainer.registry import Outbox, Registry, slots
+from treadle_trainer.reporting import Reporter, SlotReport
+from treadle_trainer.storage import Storage, wanted_by
 from treadle_trainer.turn import TurnReport, job_key, run_turn
 
 __all__ = ["TrainerService"]
@@ -36,16 +39,29 @@ log = logging.getLogger("treadle.trainer")
 POLL_S = 0.2
 LOOK_EVERY_S = 2.0
 RETRY_S = 2.0
+ROOM_RETRY_S = 20.0
+"""Between two looks for room on a disk that has none: they walk through everything that the trainer keeps."""
 
 
 class TrainerService:
     """Trains for every slot below the registry root that has a policy, or for those of one workspace."""
 
     def __init__(
-        self, registry_root: Path, jobs: JobRunner, bootstrap_servers: str, workspace: str | None = None
+        self,
+        registry_root: Path,
+        jobs: JobRunner,
+        bootstrap_servers: str,
+        workspace: str | None = None,
+        storage: Storage | None = None,
+        report: Path | None = None,
     ) -> None:
+        """`storage` makes room before each job; without one nothing is freed, and a full disk is found out by the job. `report` is the
+        file in which it says how it is.
+        """
+        self._reporter = Reporter(report)
         self._root = registry_root
         self._runner = jobs
+        self._storage = storage
         self._servers = bootstrap_servers
         self._workspace = workspace
         self._desks: dict[tuple[str, str], _Desk] = {}
@@ -68,6 +84,7 @@ class TrainerService:
     def tick(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
         """One look at every slot: read `.snapshots`, do at most one turn each, publish. True where a turn was done."""
         self._look_for_slots()
+        self._reporter.beat()
         if not self._desks:
             time.sleep(POLL_S)
         worked = False
@@ -79,10 +96,19 @@ class TrainerService:
                 log.info("%s/%s: stopped in the middle of a turn; it is done anew at the next start", *name)
                 return False
             except LogError as err:
-                self._trouble(name, err)
-                self._desks.pop(name).close()
-                self._looked = time.monotonic() - LOOK_EVERY_S + RETRY_S
+                self._leave(name, err)
+            except OSError as err:
+                if err.errno not in NO_ROOM:
+                    raise
+                # nothing can be written down now, not even that: what ran is found unfinished, and goes on once there is room
+                self._leave(name, DiskFull(f"{err}: the disk is full; `treadle job prune` frees some"))
         return worked
+
+    def _leave(self, name: tuple[str, str], err: TreadleError) -> None:
+        """Come back to a slot a little later, as after a restart."""
+        self._trouble(name, err)
+        self._desks.pop(name).close()
+        self._looked = time.monotonic() - LOOK_EVERY_S + RETRY_S
 
     def _look_for_slots(self) -> None:
         if time.monotonic() - self._looked < LOOK_EVERY_S:
@@ -92,9 +118,15 @@ class TrainerService:
             if (workspace, slot) in self._desks or not (self._root / workspace / slot / "policy.json").exists():
                 continue
             try:
-                self._desks[workspace, slot] = _Desk(self._root, self._servers, workspace, slot, self._runner)
+                self._desks[workspace, slot] = _Desk(
+                    self._root, self._servers, workspace, slot, self._runner, self._storage, self._reporter
+                )
             except TreadleError as err:
                 self._trouble((workspace, slot), err)
+            except OSError as err:
+                if err.errno not in NO_ROOM:
+                    raise
+                self._trouble((workspace, slot), DiskFull(f"{err}: the disk is full; `treadle job prune` frees some"))
 
     def _trouble(self, name: tuple[str, str], err: TreadleError) -> None:
         if self._troubles.get(name) != str(err):  # once, not every two seconds
@@ -114,17 +146,38 @@ class _State(msgspec.Struct):
 class _Desk:
     """One slot."""
 
-    def __init__(self, root: Path, servers: str, workspace: str, slot: str, runner: JobRunner) -> None:
+    def __init__(
+        self,
+        root: Path,
+        servers: str,
+        workspace: str,
+        slot: str,
+        runner: JobRunner,
+        storage: Storage | None,
+        reporter: Reporter,
+    ) -> None:
         self.name = f"{workspace}/{slot}"
         self._root, self._servers, self._workspace, self._slot = root, servers, workspace, slot
-        self._runner = runner
+        self._runner, self._storage, self._reporter = runner, storage, reporter
         self._registry = Registry(root, workspace, slot)
-        self._outbox = Outbox(self._registry, servers)
+        self._held = ExitStack()
+        # two services would each take what the other one does for what a crash left
+        if not self._held.enter_context(locked(service_lock(self._registry.path), wait=False)):
+            self._held.close()
+            raise JobRefused(f"{self.name}: another trainer serves it; this one takes over when that ends")
+        try:
+            self._open()
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _open(self) -> None:
+        self._outbox = Outbox(self._registry, self._servers)
         self._path = self._registry.path / "trainer.json"
         self._state = self._read_state()
         self._queue = JobQueue(self._registry.path)
         self._queue.recover()
-        self._topic = topic(workspace, "snapshots")
+        self._topic = topic(self._workspace, "snapshots")
         self._newest: dict[str, tuple[SnapshotRecord, Record]] = {}
         self._resting = False
         """Whether what is left waits for its time on the schedule."""
@@ -132,13 +185,14 @@ class _Desk:
         self._retry_at = 0.0
         self._published_size = -1
         where = (self._topic, 0)
-        admin = Admin(servers)
+        admin = Admin(self._servers)
         if self._topic not in admin.partitions():
             raise LogError(f"{self._topic} does not exist (yet)", retriable=True)
         start, end = admin.start_offsets([where])[where], admin.end_offsets([where])[where]
         if not start <= self._state.position <= end:  # another topic of that name: the workspace was made anew
             self._state = _State(position=start)
-        self._reader = TailReader(servers, {where: self._state.position})
+        self._reader = TailReader(self._servers, {where: self._state.position})
+        self._reporter.tell(self.name, SlotReport(state="idle"))
         log.info("%s: waiting for corpus versions from offset %d", self.name, self._state.position)
 
     @property
@@ -156,6 +210,7 @@ class _Desk:
         try:
             asked = self._queue.next()
             if asked is None and not self._newest:
+                self._reporter.tell(self.name, SlotReport(state="idle"))
                 return False
             policy = TrainingPolicy.load(self._root, self._workspace, self._slot)
         except TreadleError as err:
@@ -169,7 +224,9 @@ class _Desk:
         return worked
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the slot and of the connection."""
+        self._reporter.tell(self.name, None)
+        self._held.close()
         self._reader.close()
 
     def _take(self, record: Record) -> None:
@@ -198,6 +255,8 @@ class _Desk:
                     return False
                 worked = True
                 self._state.new_rows[corpus] = 0
+            else:
+                self._queue.supersede(corpus, f"v{snapshot.version} came, and by the policy starts no job")
             del self._newest[corpus]
         if self._newest:
             return worked
@@ -220,7 +279,9 @@ class _Desk:
             }
         }
         job, _ = self._queue.submit(snapshot.corpus, snapshot.version, fingerprint=policy.fingerprint, actor="trainer")
-        if job.state in ("done", "cancelled", "failed"):
+        why = f"job {job.number} on v{job.version} took its place"
+        self._queue.supersede(snapshot.corpus, why, keep=job.number)
+        if job.state in ("done", "cancelled", "failed", "superseded"):
             return True  # what is not done, a person resumes
         return self._perform(policy, job, context, should_stop)
 
@@ -229,14 +290,19 @@ class _Desk:
     ) -> bool:
         """Do a job of the queue. False where it cannot be done yet; one that failed or was cancelled counts as done."""
         ref = CorpusRef(resolve_target(job.corpus), job.version)
-        number = job.number
+        number, key = job.number, ""
         try:
             wanted = policy.changed(job.settings)
             settings = workspace_settings(self._servers, self._workspace)
             try:
-                self._queue.start(number, job_key(Corpus.open(ref), wanted, job.label))
+                with Corpus.open(ref) as corpus:
+                    key = job_key(corpus, wanted, job.label)
             except CorpusError:
-                self._queue.start(number, "")  # run_turn records why
+                key = ""  # run_turn records why
+            if not self._has_room(wanted, job, key):
+                return False
+            self._queue.start(number, key)
+            self._reporter.tell(self.name, SlotReport(state="running", job=number))
             log.info("%s: job %d: training on %s", self.name, number, ref)
             report = run_turn(
                 ref,
@@ -246,11 +312,15 @@ class _Desk:
                 runner=self._runner,
                 label=job.label,
                 context={**context, "queue": number},
-                should_stop=lambda: should_stop() or self._queue.cancelling(number),
+                should_stop=lambda: self._should_stop(should_stop, number),
             )
+            self._reporter.tell(self.name, SlotReport(state="idle"))
         except JobStopped:
             if self._queue.cancelling(number):
                 self._queue.end(number, "cancelled", reason="cancelled while it ran")
+                for part in JOB_PARTS:
+                    self._runner.tidy(f"{key}-{part}", done=False)
+                self._reporter.tell(self.name, SlotReport(state="idle"))
                 return True
             self._queue.end(number, "queued", reason="the service ended; it goes on when that starts again")
             raise
@@ -265,6 +335,7 @@ class _Desk:
             log.info("%s: %s", self.name, err)
             return True
         except TreadleError as err:
+            self._reporter.tell(self.name, SlotReport(state="idle"))
             log.error("%s: job %d: the turn on %s failed: %s", self.name, number, ref, err)
             self._queue.end(number, "failed", reason=str(err))
             self._told = ""
@@ -274,10 +345,35 @@ class _Desk:
         _log_report(self.name, ref, report)
         return True
 
-    def _wait(self, why: str) -> None:
+    def _should_stop(self, should_stop: Callable[[], bool], number: int) -> bool:
+        """Asked several times a second while a job runs."""
+        self._reporter.beat()
+        return should_stop() or self._queue.cancelling(number)
+
+    def _has_room(self, policy: TrainingPolicy, job: Job, key: str) -> bool:
+        """Make room for a job. False where there is none: the job waits, and says why, until somebody makes some."""
+        if self._storage is None:
+            return True
+        folder = self._runner.root / f"{key}-{JOB_PARTS[0]}"
+        try:
+            freed, use = self._storage.make_room(wanted_by(policy, self._registry, folder), f"job {job.number}")
+        except DiskFull as err:
+            if job.reason != str(err):
+                self._queue.end(job.number, "queued", reason=str(err))
+            self._wait(str(err), ROOM_RETRY_S, problem=True)
+            return False
+        self._reporter.kept(use)
+        for one in freed:
+            log.info(
+                "%s: freed %s bytes for job %d: %s of %s", self.name, f"{one.bytes:,}", job.number, one.kind, one.of
+            )
+        return True
+
+    def _wait(self, why: str, retry_s: float = RETRY_S, *, problem: bool = False) -> None:
+        self._reporter.tell(self.name, SlotReport(state="waiting", reason=why, problem=problem))
         if why != self._told:  # once, not every two seconds
             log.warning("%s: waiting: %s", self.name, why)
-        self._told, self._retry_at = why, time.monotonic() + RETRY_S
+        self._told, self._retry_at = why, time.monotonic() + retry_s
 
     def _publish(self) -> None:
         audit = self._registry.path / "audit.jsonl"

@@ -17,23 +17,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from treadle.disk import folder_bytes
 from treadle_corpus import Corpus, CorpusRef, name_of
-from treadle_schemas import ReleaseEvent, ReleaseId, SettingError, Split, TreadleError, content_hash
+from treadle_schemas import HandleError, ReleaseEvent, ReleaseId, SettingError, Split, TreadleError, content_hash
 
 from treadle_trainer._alpha import spend_alpha, spend_alpha_whole
 from treadle_trainer._version import code_version
-from treadle_trainer.errors import AliasMoved, EvaluationFailed, JobStopped, NoChampion, ReleaseMissing
+from treadle_trainer.errors import AliasMoved, DiskFull, EvaluationFailed, JobStopped, NoChampion, ReleaseMissing
 from treadle_trainer.evaluate import Comparison, compare
 from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge
-from treadle_trainer.jobs import JobRunner, TrainSpec
+from treadle_trainer.jobs import NO_ROOM, JobRunner, TrainSpec
 from treadle_trainer.methods import SAMPLES, check_method
 from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.queue import JOB_PARTS
 from treadle_trainer.registry import Flag, Registry, flags
 from treadle_trainer.scorecard.of_turn import Carded, card_of, gate_metrics
 from treadle_trainer.scorecard.run import Limits
@@ -45,6 +46,7 @@ __all__ = [
     "model_folder",
     "plays",
     "register_candidate",
+    "release_in",
     "run_turn",
     "train_spec",
 ]
@@ -140,12 +142,20 @@ def run_turn(
         },
     )
     try:
-        return turn.run(promote=promote)
+        report = turn.run(promote=promote)
     except JobStopped:
         raise
     except TreadleError as err:
-        registry.note("failed", turn.candidate, actor=ACTOR, reason=str(err), evidence=turn.evidence)
+        turn.failed(str(err))
         raise
+    except OSError as err:
+        if err.errno not in NO_ROOM:
+            raise
+        full = DiskFull(f"{opened}: {err}: the disk is full; `treadle job prune` frees some")
+        turn.failed(str(full))
+        raise full from err
+    turn.tidy(done=True)
+    return report
 
 
 @dataclass(kw_only=True)
@@ -179,6 +189,17 @@ class _Turn:
         self.evidence["gate"] = asdict(verdict)
         return self._concluded(candidate, verdict, promote)
 
+    def failed(self, reason: str) -> None:
+        """Record it."""
+        self.tidy(done=False)
+        with suppress(OSError):  # where a full disk takes no record either, the job says it
+            self.registry.note("failed", self.candidate, actor=ACTOR, reason=reason, evidence=self.evidence)
+
+    def tidy(self, *, done: bool) -> None:
+        """Leave no rows in the job folders."""
+        for part in JOB_PARTS:
+            self.runner.tidy(f"{self.key}-{part}", done=done)
+
     def _registered(self) -> ReleaseId | None:
         """The candidate that an earlier, interrupted try registered."""
         for manifest in self.registry.releases():
@@ -201,15 +222,15 @@ class _Turn:
         self.seconds["train"] = round(self.seconds["train"] - read_s, 3)
         with self._stage("register"):
             release = register_candidate(
-                self.registry, out, self.corpus, policy, base, parent, training, job=self.key, label=self.label
+                self.registry, out, self.corpus, spec, parent, training, job=self.key, label=self.label
             )
         self.runner.discard(name, out.name)
         return release
 
-    def _base(self) -> tuple[Path, ReleaseId]:
-        """The folder to train from, and the release that the candidate's lineage goes on with."""
+    def _base(self) -> tuple[Path, ReleaseId | None]:
+        """The folder to train from, and the release that this is; None for a folder that is none."""
         if self.policy.base is not None and self.policy.base != PREVIOUS:
-            return Path(self.policy.base), self.champion
+            return Path(self.policy.base), release_in(self.registry, Path(self.policy.base))
         release = self._previous() if self.policy.base == PREVIOUS else None
         if release is None:
             return model_folder(self.registry, self.champion), self.champion
@@ -263,6 +284,7 @@ class _Turn:
             timeout_s=min(plan.timeout_s, self.policy.timeout_s),
             on_progress=self.on_progress,
             should_stop=self.should_stop,
+            more={"memory_gb": self.policy.memory_gb},
         )
         carded = card_of(
             self.registry,
@@ -389,7 +411,12 @@ class _Turn:
 
     def _run(self, name: str, spec: TrainSpec) -> dict[str, Any]:
         return self.runner.run(
-            name, spec, timeout_s=self.policy.timeout_s, on_progress=self.on_progress, should_stop=self.should_stop
+            name,
+            spec,
+            timeout_s=self.policy.timeout_s,
+            memory_gb=self.policy.memory_gb,
+            on_progress=self.on_progress,
+            should_stop=self.should_stop,
         )
 
     @contextmanager
@@ -454,8 +481,7 @@ def register_candidate(
     registry: Registry,
     folder: Path,
     corpus: Corpus,
-    policy: TrainingPolicy,
-    base: Path,
+    spec: TrainSpec,
     parent: ReleaseId | None,
     training: dict[str, Any],
     *,
@@ -463,40 +489,41 @@ def register_candidate(
     label: str = "",
     actor: str = ACTOR,
 ) -> ReleaseId:
-    """Register a trained folder with its lineage: corpus version, base, configuration, seed, code."""
+    """Register a trained folder with its lineage: corpus version, the release `parent` that it was trained from, everything of `spec` that
+    shaped the weights, what training said, code.
+    """
+    shaping = {
+        name: value
+        for name, value in spec.shaping.items()
+        if name not in ("type", "base", "corpus", "version", "method")
+    }
     return registry.register(
         folder,
         actor=actor,
-        reason=f"{policy.method} on {corpus}" + (f" ({label})" if label else ""),
+        reason=f"{spec.method} on {corpus}" + (f" ({label})" if label else ""),
         parent=str(parent) if parent is not None else None,
-        base=str(base),
+        base=spec.base,
         corpus=corpus.name,
         corpus_version=corpus.version,
         corpus_hash=corpus.manifest.content_hash,
-        method=policy.method,
+        method=spec.method,
         config={
             "job": job,
             "label": label,
-            "steps": policy.steps,
-            "lr": policy.lr,
-            "batch": policy.batch,
-            "seed": policy.seed,
-            "rows": policy.rows,
-            "newest_rows": policy.newest_rows,
-            "lora_rank": policy.lora_rank,
-            **_sampling(policy),
+            **shaping,
             "training": training,
         },
         code_version=code_version(),
     )
 
 
-def _sampling(policy: TrainingPolicy) -> dict[str, Any]:
-    """What a manifest says more of a method that samples."""
-    if policy.method not in SAMPLES:
-        return {}
-    names = ("reward_function", "environment", "group", "max_new_tokens", "temperature", "prompts", "beta")
-    return {name: getattr(policy, name) for name in names}
+def release_in(registry: Registry, folder: Path) -> ReleaseId | None:
+    """The release whose files lie in `folder`, of any slot beside the registry's; None for a model from elsewhere."""
+    try:
+        workspace, slot, name = folder.resolve().relative_to(registry.root.resolve()).parts
+        return ReleaseId.parse(f"{workspace}/{slot}/{name}")
+    except (ValueError, HandleError):
+        return None
 
 
 def model_folder(registry: Registry, release: ReleaseId) -> Path:

@@ -18,7 +18,7 @@ from treadle_streams import workspaces
 from treadle_streams.broker import DockerBroker, LocalBroker
 from treadle_streams.supervisor._folder import RunFolder, SupervisorState
 from treadle_streams.supervisor._plan import POOL
-from treadle_streams.supervisor._reports import worker_reports
+from treadle_streams.supervisor._reports import trainer_reports, worker_reports
 from treadle_streams.supervisor._supervisor import ProcessStatus
 
 __all__ = ["BrokerView", "CorpusView", "Overview", "WorkspaceView", "overview"]
@@ -90,6 +90,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """running, pid, started_at, log."""
     processes: list[ProcessStatus]
     workspaces: list[WorkspaceView]
+    trainers: list[dict[str, Any]] = []
+    """Trainers at work on this machine: at, pid, slots by name (state, job, reason, problem), use of the disk in bytes."""
     problems: list[str]
     """A sentence for each thing that is not as it should be."""
 
@@ -119,6 +121,13 @@ def overview(settings: Settings) -> Overview:
         views = [_workspace(name, report) for name, report in sorted(reports.items())]
         problems.append(f"broker: {error}")
     problems += _problems(state, alive, views)
+    trainers = trainer_reports(folder.path)
+    problems += [
+        f"trainer: {name} waits: {slot['reason']}"
+        for trainer in trainers
+        for name, slot in trainer["slots"].items()
+        if slot["problem"]
+    ]
     return Overview(
         home=str(settings.home),
         broker=broker,
@@ -130,6 +139,7 @@ def overview(settings: Settings) -> Overview:
         },
         processes=_processes(state, alive),
         workspaces=views,
+        trainers=trainers,
         problems=problems,
     )
 

@@ -1,4 +1,4 @@
-"""What the workers on this machine say of themselves: `home/run/worker-*.json`, each rewritten once a second."""
+"""What workers and trainers on this machine say of themselves: `home/run/worker-*.json`, rewritten once a second, and `trainer*.json`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,25 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["worker_reports"]
+__all__ = ["trainer_reports", "worker_reports"]
 
 _FRESH_S: Final = 10.0
 """A worker writes its status each second; one that has not for so long is not at work."""
+_TRAINER_FRESH_S: Final = 30.0
+"""A trainer writes its report every five seconds, also while a job runs."""
+
+
+def trainer_reports(run: Path) -> list[dict[str, Any]]:
+    """What the trainers on this machine report that are at work: `slots` by name (state, job, reason, problem), `use` in bytes or None."""
+    found = []
+    for path in sorted(run.glob("trainer*.json")):
+        try:
+            report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            if 0 <= time.monotonic() - float(report["monotonic_s"]) < _TRAINER_FRESH_S:
+                found.append({name: report[name] for name in ("at", "pid", "slots", "use")})
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
+            continue
+    return found
 
 
 def worker_reports(run: Path) -> dict[str, dict[str, Any]]:

@@ -173,8 +173,22 @@ def _print_status(found: Overview) -> None:
     _table([_process_row(process) for process in found.processes])
     for view in found.workspaces:
         _print_workspace(view)
+    for trainer in found.trainers:
+        _print_trainer(trainer)
     for problem in found.problems:
         click.echo(f"! {problem}")
+
+
+def _print_trainer(trainer: dict[str, Any]) -> None:
+    for name, slot in trainer["slots"].items():
+        job = f" job {slot['job']}" if slot["job"] is not None else ""
+        reason = f": {slot['reason']}" if slot["reason"] and not slot["problem"] else ""
+        click.echo(f"trainer of {name}  {slot['state']}{job}{reason}")
+    use = trainer["use"]
+    if use is not None:
+        sizes = [f"{part} {use[part] / 1e6:,.1f} MB" for part in ("jobs", "columns", "releases")]
+        budget = "" if use["budget"] is None else f"  budget {use['budget'] / 1e6:,.1f} MB"
+        click.echo(f"  kept by the trainer: {'  '.join(sizes)}{budget}  free {use['free'] / 1e6:,.1f} MB")
 
 
 def _process_row(process: ProcessStatus) -> tuple[str, ...]:

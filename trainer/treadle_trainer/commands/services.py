@@ -47,11 +47,16 @@ def trainer(
         echo_json(to_json(policy))
         return
     from treadle_trainer.jobs import JobRunner
+    from treadle_trainer.reporting import report_path
     from treadle_trainer.service import TrainerService
+    from treadle_trainer.storage import Storage
 
     log_to_stderr()
+    storage = Storage(root, jobs_root(settings), settings.corpus_root, settings.trainer_bytes)
     with JobRunner(jobs_root(settings)) as runner, stop_requested() as should_stop:
-        service = TrainerService(root, runner, settings.bootstrap_servers, workspace)
+        service = TrainerService(
+            root, runner, settings.bootstrap_servers, workspace, storage, report_path(settings.home, workspace)
+        )
         service.run(should_stop, once=once)
 
 

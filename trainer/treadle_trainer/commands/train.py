@@ -9,10 +9,11 @@ import click
 import msgspec
 from treadle.cli.support import DURATION, echo_json, json_option, pass_settings
 from treadle.settings import Settings
-from treadle_schemas import HandleError, ReleaseId, SettingError, new_id
+from treadle_schemas import HandleError, ReleaseId, SettingError, TreadleError, new_id
 from treadle_schemas.codec import to_json
 
 from treadle_trainer.commands._common import jobs_root, registry_root, slot_option, stop_requested, tell
+from treadle_trainer.commands.job import submitted
 from treadle_trainer.jobs import TrainSpec
 from treadle_trainer.methods import METHODS, check_method
 from treadle_trainer.policy import TrainingPolicy
@@ -20,12 +21,16 @@ from treadle_trainer.policy import TrainingPolicy
 __all__ = ["train"]
 
 REFUSED = 3
+BY_HAND = "by hand"
 
 
 @click.command()
 @click.argument("reference", metavar="PATH[@vN]")
 @click.option("--method", default="sft", show_default=True, help=f"Training method: {', '.join(METHODS)}.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained on, with one example, and train nothing.")
+@click.option(
+    "--detach", is_flag=True, help="Queue it as a job for `treadle trainer`, and do not wait: see `treadle job`."
+)
 @click.option("--from", "base", metavar="RELEASE|FOLDER", help="Model to start from. Default: the champion.")
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps.")
 @click.option("--lr", type=float, help="Peak learning rate.")
@@ -75,7 +80,7 @@ REFUSED = 3
     help="Register it and let the gate judge it; exits 3 where the gate refuses.",
 )
 @click.option(
-    "--label", default="by hand", show_default=True, help="With --gate: tells trainings on one version apart."
+    "--label", default=BY_HAND, show_default=True, help="With --gate, --detach: tells trainings on one version apart."
 )
 @click.option("--workspace", "-w", metavar="NAME", help="Workspace of release and champion. Default: the corpus's.")
 @slot_option
@@ -87,6 +92,7 @@ def train(
     reference: str,
     method: str,
     dry_run: bool,
+    detach: bool,
     base: str | None,
     out: Path | None,
     register: bool,
@@ -107,6 +113,8 @@ def train(
 
     The settings are those of the slot's policy, where it has one, with the options on top. Only what the agent wrote is learned; sft and
     rwsft: by default in rows with a reward above zero. Held-out rows are never trained on.
+
+    With --detach the model is registered, judged and, by the slot's policy, promoted, as every job's.
     """
     if out is not None and evaluate:
         raise click.UsageError("--gate keeps the model as a release; --out has no place beside it")
@@ -118,6 +126,8 @@ def train(
         raise SettingError(f"--out {out}: is not empty; a model is never written over another")
     from treadle_corpus import Corpus, parse_ref
 
+    if detach:
+        _refuse_beside_detach(dry_run=dry_run, out=out, register=register, gate=evaluate, resume=resume)
     corpus = Corpus.open(parse_ref(reference, settings.corpus_root))
     workspace = workspace or corpus.manifest.workspace
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -132,14 +142,27 @@ def train(
     given |= {name: value for name, value in parts.items() if value is not None}
     policy = stored.changed({**given, "method": method})
     if policy.backend is None:
-        check_method(method, speaks=register or evaluate)
+        check_method(method, speaks=register or evaluate or detach)
     if base is not None:
         policy = policy.changed({"base": str(_base_folder(settings, base))})
+    if detach:
+        wanted = {**given, "method": method, **({} if base is None else {"base": policy.base})}
+        submitted(settings, corpus, workspace, slot, wanted, "" if label == BY_HAND else label, as_json)
+        return 0
     if dry_run:
         return _planned(settings, corpus, policy, workspace, slot, as_json)
     if evaluate:
         return _evaluated(settings, corpus, policy, workspace, slot, label, as_json)
     return _trained(settings, corpus, policy, workspace, slot, out, register, resume, as_json)
+
+
+def _refuse_beside_detach(**others: Any) -> None:
+    for name, value in others.items():
+        if value:
+            raise click.UsageError(
+                f"--detach leaves the training to the service, which registers and judges it: --{name.replace('_', '-')} has no place "
+                "beside it"
+            )
 
 
 def _trained(
@@ -156,11 +179,11 @@ def _trained(
     from treadle_trainer.errors import JobStopped, JobTimedOut
     from treadle_trainer.jobs import JobRunner
     from treadle_trainer.registry import Registry
-    from treadle_trainer.turn import register_candidate, train_spec
+    from treadle_trainer.turn import register_candidate, release_in, train_spec
 
     registry = Registry(registry_root(settings), workspace, slot)
-    parent = registry.champion
     start = _start_of(policy, registry)
+    parent = release_in(registry, start)
     with JobRunner(jobs_root(settings)) as runner, stop_requested() as should_stop:
         name = resume or f"train-{new_id()}"
         folder = runner.root / name
@@ -171,15 +194,22 @@ def _trained(
         runner.prepare(name)
         try:
             training = runner.run(
-                name, spec, timeout_s=policy.timeout_s, on_progress=_show_progress, should_stop=should_stop
+                name,
+                spec,
+                timeout_s=policy.timeout_s,
+                memory_gb=policy.memory_gb,
+                on_progress=_show_progress,
+                should_stop=should_stop,
             )
-        except (JobStopped, JobTimedOut):
-            if any((folder / "checkpoints").glob("checkpoint-*")):
+            runner.tidy(name, done=True)
+        except TreadleError as err:
+            runner.tidy(name, done=False)
+            if isinstance(err, (JobStopped, JobTimedOut)) and any((folder / "checkpoints").glob("checkpoint-*")):
                 click.echo(f"the same command with --resume {name} goes on from its last checkpoint", err=True)
             raise
     report: dict[str, Any] = {"corpus": corpus.name, "version": corpus.version, "model": str(target), **training}
     if register:
-        release = register_candidate(registry, target, corpus, policy, start, parent, training, actor="user")
+        release = register_candidate(registry, target, corpus, spec, parent, training, actor="user")
         tell(settings, registry)
         report["release"] = str(release)
     if as_json:
@@ -211,13 +241,17 @@ def _rounded(value: float | None) -> str:
 
 def _planned(settings: Settings, corpus: Any, policy: TrainingPolicy, workspace: str, slot: str, as_json: bool) -> int:
     from treadle_trainer.commands._plan import shown
+    from treadle_trainer.jobs import tidy
     from treadle_trainer.methods.plan import plan
     from treadle_trainer.registry import Registry
     from treadle_trainer.turn import train_spec
 
     start = _start_of(policy, Registry(registry_root(settings), workspace, slot))
     work = jobs_root(settings) / "plans"
-    found = plan(train_spec(policy, start, corpus, work, work / "model", _split_of(settings, policy, workspace)))
+    try:
+        found = plan(train_spec(policy, start, corpus, work, work / "model", _split_of(settings, policy, workspace)))
+    finally:
+        tidy(work, done=True)  # token columns, where the corpus cannot be written to
     if as_json:
         echo_json(found)
     else:

@@ -94,7 +94,12 @@ def compare(
 
     On logged rows only those decide whose label is `believed`, and the same job measures for the policy's scorecard.
     """
-    limits = Limits(timeout_s=policy.timeout_s, on_progress=on_progress, should_stop=should_stop)
+    limits = Limits(
+        timeout_s=policy.timeout_s,
+        on_progress=on_progress,
+        should_stop=should_stop,
+        more={"memory_gb": policy.memory_gb},
+    )
     models = {"champion": champion, "candidate": candidate}
     if policy.environment is None:
         return _logged(runner, name, policy, corpus, models, seed, believed, limits)
@@ -107,7 +112,14 @@ def compare(
         split=split,
         labels=policy.gate.slices,
     )
-    result = runner.run(name, spec, timeout_s=policy.timeout_s, on_progress=on_progress, should_stop=should_stop)
+    result = runner.run(
+        name,
+        spec,
+        timeout_s=policy.timeout_s,
+        memory_gb=policy.memory_gb,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
     return replace(
         _comparison("environment", result, result["clusters"], result["labels"], seed), parts=result["parts"]
     )

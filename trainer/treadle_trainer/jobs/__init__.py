@@ -4,7 +4,25 @@ A job is a folder: `spec.json` (what to do), `log.txt` (all it printed), `progre
 `result.json` (what came of it).
 """
 
+from treadle_trainer.jobs._contents import CHECKPOINTS, MODEL, remove, rows_in, size_of, tidy
+from treadle_trainer.jobs._lines import new_lines
+from treadle_trainer.jobs._outcome import NO_ROOM
 from treadle_trainer.jobs._runner import JobRunner, has_cuda
 from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, ScorecardSpec, TrainSpec
 
-__all__ = ["EnvironmentSpec", "JobRunner", "JobSpec", "ScorecardSpec", "TrainSpec", "has_cuda"]
+__all__ = [
+    "CHECKPOINTS",
+    "MODEL",
+    "NO_ROOM",
+    "EnvironmentSpec",
+    "JobRunner",
+    "JobSpec",
+    "ScorecardSpec",
+    "TrainSpec",
+    "has_cuda",
+    "new_lines",
+    "remove",
+    "rows_in",
+    "size_of",
+    "tidy",
+]

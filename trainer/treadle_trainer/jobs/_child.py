@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import resource
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from treadle_schemas import TreadleError
 
 from treadle_trainer._files import write_atomically
+from treadle_trainer.jobs._outcome import attempt
 from treadle_trainer.jobs._spec import EnvironmentSpec, JobSpec, ScorecardSpec, TrainSpec
 
 __all__ = ["Progress", "perform"]
@@ -34,16 +33,15 @@ class Progress:
 def perform(folder: Path) -> int:
     """Do the job in `folder`. Returns the exit code: 0, or 1 with the reason in result.json."""
     started = time.monotonic()
-    try:
+
+    def work() -> dict[str, Any]:
         spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=JobSpec)
         result = _dispatch(spec, Progress(folder / "progress.jsonl"))
         result["seconds"] = round(time.monotonic() - started, 3)
         result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    except TreadleError as err:
-        result = {"error": str(err), "kind": type(err).__name__}
-    except Exception as err:  # the parent must hear of it, whatever it is
-        traceback.print_exc()
-        result = {"error": f"{type(err).__name__}: {err}", "kind": "crash"}
+        return result
+
+    result = attempt(work)
     write_atomically(folder / "result.json", json.dumps(result).encode())
     return 1 if "error" in result else 0
 

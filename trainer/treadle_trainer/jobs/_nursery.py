@@ -9,6 +9,7 @@ parent, ends the running job and the nursery.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -20,8 +21,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from treadle_trainer.jobs._leftovers import die_with_parent, nothing_left_behind
+from treadle_trainer.jobs._strays import end_strays
 
 POLL_S = 0.02
+FIRST_TO_GO = 500
+"""Of 1,000, added to a job's badness: where memory ends, the kernel takes the job, not the services or the broker beside it."""
 
 
 def main() -> None:
@@ -87,6 +91,7 @@ def _child(folder: Path) -> NoReturn:
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        _alone(folder.parent)
         from treadle_trainer.jobs._child import perform
 
         code = perform(folder)
@@ -96,6 +101,16 @@ def _child(folder: Path) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # no exit handlers of the nursery
+
+
+def _alone(root: Path) -> None:
+    """Wait until the job before is gone, also one whose service was killed, and end what it left. The lock ends with this process."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))
+    lock = os.open(root / "running.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for pid in end_strays(root):
+        print(f"ended process {pid}, which an earlier job had left behind", flush=True)
 
 
 def _reply(fd: int, **values: int) -> None:

@@ -63,18 +63,18 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
         return {"min_margin": self.margin, "cap": self.cap} if view in ("dpo", "reward") else {}
 
     @property
-    def fingerprint(self) -> str:
-        """Hash of what the weights depend on: a checkpoint of another training is not gone on from."""
-        shaping = msgspec.to_builtins(self)
+    def shaping(self) -> dict[str, Any]:
+        """What the weights depend on, as plain data: everything but where it is done and how often it is saved."""
+        shaping: dict[str, Any] = msgspec.to_builtins(self)
         for name in ("out", "work", "save_steps"):
             del shaping[name]
-        for name in ("backend", "launch"):
-            if shaping[name] is None:
-                del shaping[name]
-        for name, usual in _SINCE.items():
-            if shaping[name] == usual:
-                del shaping[name]
-        return content_hash(shaping)
+        return shaping
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the weights depend on: a checkpoint of another training is not gone on from."""
+        since = {"backend": None, "launch": None, **_SINCE}
+        return content_hash({n: v for n, v in self.shaping.items() if n not in since or v != since[n]})
 
 
 _SINCE: Final = {

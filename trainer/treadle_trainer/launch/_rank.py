@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from treadle_schemas import TreadleError
 
 from treadle_trainer._files import write_atomically
 from treadle_trainer.jobs._leftovers import die_with_parent
+from treadle_trainer.jobs._outcome import attempt
 from treadle_trainer.jobs._spec import TrainSpec
 
 __all__ = ["main"]
@@ -30,14 +29,7 @@ def main(folder: Path) -> int:
     from treadle_trainer.methods import train
 
     progress: Any = Progress(folder / "progress.jsonl") if rank == 0 else _silent
-    try:
-        spec = msgspec.json.decode((folder / "spec.json").read_bytes(), type=TrainSpec)
-        said: dict[str, Any] = {"result": train(spec, progress)}
-    except TreadleError as err:
-        said = {"error": str(err), "kind": type(err).__name__}
-    except Exception as err:  # the job must hear of it, whatever it is
-        traceback.print_exc()
-        said = {"error": f"{type(err).__name__}: {err}", "kind": "crash"}
+    said = attempt(lambda: train(msgspec.json.decode((folder / "spec.json").read_bytes(), type=TrainSpec), progress))
     write_atomically(folder / f"rank-{rank}.json", json.dumps(said).encode())
     if "error" in said:
         # others may wait in a collective for ever: torchrun ends them once one of them is gone

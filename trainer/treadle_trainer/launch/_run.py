@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import torch
-from treadle_schemas import SettingError
 
-from treadle_trainer.errors import DataRefused, JobFailed, JobStopped, LaunchRefused, RewardFailed, TemplateRefused
+from treadle_trainer.errors import JobFailed, LaunchRefused
 from treadle_trainer.jobs._command import run_command
 from treadle_trainer.jobs._lines import new_lines
+from treadle_trainer.jobs._outcome import error_of, is_known
 from treadle_trainer.launch._settings import Launch
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["check_machine", "inside", "train_together"]
 
 FOLDER: Final = "launch"
-_KINDS: Final[dict[str, type[Exception]]] = {
-    kind.__name__: kind
-    for kind in (DataRefused, JobStopped, LaunchRefused, RewardFailed, SettingError, TemplateRefused)
-}
 
 
 def inside() -> bool:
@@ -88,13 +84,13 @@ def train_together(spec: TrainSpec, launch: Launch, progress: Callable[..., None
     except JobFailed:
         look()
         said = [_read(file) for file in sorted(folder.glob("rank-*.json"))]
-        errors = [one for one in said if "error" in one]
-        for one in sorted(errors, key=lambda one: one["kind"] not in _KINDS):
-            kind = _KINDS.get(one["kind"])
-            raise (JobFailed(f"a rank failed: {one['error']}", log) if kind is None else kind(one["error"])) from None
+        # one that knows its cause tells more than those that lost it as a neighbour
+        for one in sorted(said, key=is_known, reverse=True):
+            if (error := error_of(one, "a rank failed", log)) is not None:
+                raise error from None
         raise
     look()
-    found: dict[str, Any] = _read(folder / "rank-0.json")["result"]
+    found: dict[str, Any] = _read(folder / "rank-0.json")
     return {**found, "processes": launch.processes, "strategy": launch.strategy}
 
 
