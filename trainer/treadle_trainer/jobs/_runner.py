@@ -81,8 +81,8 @@ class JobRunner:
         It may run for `timeout_s` seconds and take `memory_gb` billions of bytes, with everything that it starts; None: what there is.
         The result has `peak_memory_mb`, the most of 2^20 bytes that it was seen with.
 
-        Raises DataRefused, TemplateRefused, SettingError, LaunchRefused, BackendFailed, RewardFailed and DiskFull as the job did, JobFailed (its own
-        words, its log), JobTimedOut and JobTooLarge beyond its limits, JobStopped when `should_stop` says so.
+        Raises DataRefused, TemplateRefused, SettingError, LaunchRefused, BackendFailed, RewardFailed and DiskFull as the job did,
+        JobFailed (its own words, its log), JobTimedOut and JobTooLarge beyond its limits, JobStopped when `should_stop` says so.
         """
         folder = self.prepare(name)
         for old in ("result.json", "progress.jsonl", "log.txt"):

@@ -37,9 +37,8 @@ def end_strays(root: Path) -> list[int]:
 
 def _strays(root: Path) -> Iterator[int]:
     mark = f"{MARK}={root}".encode()
-    own = set(
-        _ancestors(os.getpid())
-    )  # whoever asks for the job is none of its leftovers, whatever its environment says
+    # whoever asks for the job is none of its leftovers, whatever its environment says
+    own = set(_ancestors(os.getpid()))
     for path in Path("/proc").iterdir():
         if not path.name.isdecimal() or int(path.name) in own:
             continue
