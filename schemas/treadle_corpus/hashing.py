@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,6 +24,7 @@ __all__ = [
     "content_hash",
     "digest",
     "line_middle",
+    "messages_digest",
     "normal_message",
     "plain_sink_digest",
     "row_line",
@@ -126,7 +127,12 @@ def twin_digest(row: GradedRow) -> bytes:
     Normalised: role, text (Unicode NFKC, case folded, white space collapsed) and tool calls (name, arguments as JSON values), in order.
     Ids of messages and tool calls are left out: they differ between two recordings of the same conversation.
     """
-    return digest(canonical_json([normal_message(m) for m in row.interaction["messages"]]))
+    return messages_digest(row.interaction["messages"])
+
+
+def messages_digest(messages: Sequence[dict[str, Any]]) -> bytes:
+    """The same for conversations that are equal once they are normalised as for `twin_digest`."""
+    return digest(canonical_json([normal_message(m) for m in messages]))
 
 
 def normal_message(message: dict[str, Any]) -> list[Any]:

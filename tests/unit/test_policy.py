@@ -67,3 +67,30 @@ def test_a_scorecard_makes_another_job_only_where_the_gate_names_metrics() -> No
     guarded = policy.changed({"gate.guards.format": {}})
     assert guarded.changed({"scorecard.rows": "9"}).fingerprint != guarded.fingerprint
     assert policy.changed({"scorecard": "null"}).changed({"scorecard.rows": "9"}).scorecard == ScorecardPolicy(rows=9)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "said"),
+    [
+        ('[{"weight": 0.1}]', r"mixture\[0\]: expected either a corpus or an anchor"),
+        ('[{"weight": 0.1, "corpus": "/c", "anchor": "/a"}]', r"mixture\[0\]: expected either a corpus or an anchor"),
+        ('[{"weight": 0, "corpus": "/c"}]', r"mixture\[0\]\.weight=0\.0: expected a share between 0 and 1"),
+        ('[{"weight": 0.5, "corpus": "/c"}, {"weight": 0.5, "corpus": "/d"}]', "add up to 1: expected less than 1"),
+        ('[{"weight": 0.1, "corpus": "/c"}, {"weight": 0.2, "corpus": "/c"}]', r"mixture\[1\]: '/c' is named twice"),
+        ('[{"weight": 0.1, "anchor": "a.jsonl"}]', r"anchor='a\.jsonl': expected an absolute path"),
+        ('[{"weight": 0.1, "corpus": " "}]', r"mixture\[0\]: expected a path"),
+        ('[{"wait": 0.1, "corpus": "/c"}]', "wait"),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_refused_by_name(mixture: str, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        TrainingPolicy().changed({"mixture": mixture})
+
+
+def test_a_mixture_is_part_of_the_job_and_none_is_not(tmp_path: Path) -> None:
+    plain = TrainingPolicy()
+    mixed = plain.changed({"mixture": '[{"weight": 0.1, "corpus": "/c@v3"}, {"weight": 0.2, "anchor": "/a.jsonl"}]'})
+    assert plain.changed({"mixture": "[]"}).fingerprint == plain.fingerprint
+    assert mixed.fingerprint != plain.fingerprint
+    mixed.save(tmp_path, "shop", "main")
+    assert TrainingPolicy.load(tmp_path, "shop", "main") == mixed

@@ -17,6 +17,7 @@ from treadle_schemas.ids import check_slot, check_workspace
 from treadle_trainer._files import write_atomically
 from treadle_trainer.backends import Backend
 from treadle_trainer.launch import Launch
+from treadle_trainer.mixture import MixtureSource, check_sources
 
 __all__ = [
     "CanaryPolicy",
@@ -203,6 +204,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Which train rows to imitate: those with a reward above zero, or all, where the corpus's filter has chosen already."""
     newest_rows: int | None = None
     """Train on at most so many rows, the newest by ended_at. None: all."""
+    mixture: tuple[MixtureSource, ...] = ()
+    """Further corpora and anchor sets, `[{"corpus": "PATH@v3", "weight": 0.2}, {"anchor": "/PATH.jsonl", "weight": 0.1}]`."""
     seed: int = 1
     """Seed of training, evaluation tasks and sampling, together with the corpus version."""
     base: str | None = None
@@ -311,6 +314,11 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             self.scorecard.checked()
         if self.method == "grpo" and self.backend is None:
             self._check_sampling()
+        check_sources(self.mixture)
+        if self.mixture and self.method == "grpo" and self.backend is None:
+            raise SettingError(
+                "policy mixture: grpo learns from what it samples; a mixture is for methods that read rows"
+            )
         if self.backend is not None:
             self.backend.checked(self.method)
             if self.launch is not None:
@@ -374,6 +382,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name in ("reward_function", "group", "max_new_tokens", "temperature", "prompts"):
             if shaping[name] == getattr(usual, name):  # policies of before these were there stay what they were
                 del shaping[name]
+        if not self.mixture:
+            del shaping["mixture"]
         return content_hash(shaping)
 
     def changed(self, settings: dict[str, Any]) -> TrainingPolicy:

@@ -33,6 +33,7 @@ from treadle_trainer.evaluate import Comparison, compare
 from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge
 from treadle_trainer.jobs import NO_ROOM, JobRunner, TrainSpec
 from treadle_trainer.methods import SAMPLES, check_method
+from treadle_trainer.mixture import Mixture, Source, mixture_of, resolved, said_mixture
 from treadle_trainer.policy import TrainingPolicy
 from treadle_trainer.queue import JOB_PARTS
 from treadle_trainer.registry import Flag, Registry, flags
@@ -78,10 +79,17 @@ class TurnReport:
         return str(self.evidence["gate"]["decision"])
 
 
-def job_key(corpus: Corpus, policy: TrainingPolicy, label: str = "") -> str:
-    """One job for one corpus version and configuration: 16 hex digits."""
+def job_key(corpus: Corpus, policy: TrainingPolicy, label: str = "", sources: tuple[Source, ...] | None = None) -> str:
+    """One job for one corpus version and configuration: 16 hex digits.
+
+    `sources` are those of the policy's mixture, by default as they are now: another version of one, or another anchor set, is another job.
+    """
     manifest = corpus.manifest
-    return content_hash([manifest.content_hash, corpus.name, corpus.version, policy.fingerprint, label])[:16]
+    parts = [manifest.content_hash, corpus.name, corpus.version, policy.fingerprint, label]
+    if policy.mixture:
+        found = resolved(policy.mixture, corpus) if sources is None else sources
+        parts.append([source.said() for source in found])
+    return content_hash(parts)[:16]
 
 
 def run_turn(
@@ -107,10 +115,11 @@ def run_turn(
         check_method(policy.method, speaks=True)
     try:
         opened = Corpus.open(corpus)
+        mixture = mixture_of(policy.mixture, opened, split)
     except TreadleError as err:
         registry.note("failed", None, actor=ACTOR, reason=str(err), evidence={**_named(corpus), **(context or {})})
         raise
-    key = job_key(opened, policy, label)
+    key = job_key(opened, policy, label, None if mixture is None else mixture.sources)
     decided = _decided(registry, key)
     if decided is not None:
         return decided
@@ -128,6 +137,7 @@ def run_turn(
         key=key,
         label=label,
         split=split,
+        mixture=mixture,
         runner=runner,
         on_progress=on_progress,
         should_stop=should_stop,
@@ -137,6 +147,7 @@ def run_turn(
             "corpus": opened.name,
             "version": opened.version,
             "content_hash": opened.manifest.content_hash,
+            **said_mixture(mixture),
             "method": policy.method,
             **(context or {}),
         },
@@ -167,6 +178,7 @@ class _Turn:
     key: str
     label: str
     split: Split
+    mixture: Mixture | None
     runner: JobRunner
     on_progress: OnProgress | None
     should_stop: Callable[[], bool]
@@ -215,7 +227,7 @@ class _Turn:
         folder = self.runner.prepare(name)
         out = folder / "model"
         self.runner.discard(name, out.name)
-        spec = train_spec(policy, base, self.corpus, folder, out, self.split)
+        spec = train_spec(policy, base, self.corpus, folder, out, self.split, mixture=self.mixture)
         with self._stage("train"):
             training = self.evidence["training"] = self._run(name, spec)
         read_s = self.seconds["read"] = min(training.get("read_s", 0.0), self.seconds["train"])
@@ -429,7 +441,14 @@ class _Turn:
 
 
 def train_spec(
-    policy: TrainingPolicy, base: Path, corpus: Corpus, work: Path, out: Path, split: Split | None = None
+    policy: TrainingPolicy,
+    base: Path,
+    corpus: Corpus,
+    work: Path,
+    out: Path,
+    split: Split | None = None,
+    *,
+    mixture: Mixture | None = None,
 ) -> TrainSpec:
     """What the policy asks of a training job on a version, whose checkpoints lie in `work`.
 
@@ -464,6 +483,7 @@ def train_spec(
         margin=policy.margin,
         cap=policy.cap,
         launch=policy.launch,
+        mixture=mixture,
         steps=policy.steps,
         lr=policy.lr,
         batch=policy.batch,
@@ -495,7 +515,7 @@ def register_candidate(
     shaping = {
         name: value
         for name, value in spec.shaping.items()
-        if name not in ("type", "base", "corpus", "version", "method")
+        if name not in ("type", "base", "corpus", "version", "method", "mixture")
     }
     return registry.register(
         folder,
@@ -511,6 +531,7 @@ def register_candidate(
             "job": job,
             "label": label,
             **shaping,
+            **said_mixture(spec.mixture),
             "training": training,
         },
         code_version=code_version(),

@@ -62,7 +62,7 @@ def _of_releases(settings: Settings, path: Path) -> dict[int, str]:
     )
     held: dict[int, str] = {}
     for manifest in releases.manifests.values():
-        found = releases.ref(manifest)
-        if found is not None and found.path == path.resolve() and found.version is not None:
-            held.setdefault(found.version, f"release {manifest.release} was trained on it")
+        for found in releases.refs(manifest):
+            if found.path == path.resolve() and found.version is not None:
+                held.setdefault(found.version, f"release {manifest.release} was trained on it")
     return held

@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from treadle_corpus import Corpus, CorpusRef
 from treadle_corpus.forms import convert
-from treadle_corpus.views import VIEWS, jsonl
+from treadle_corpus.heldout import HeldOut
+from treadle_corpus.views import View, jsonl
 from treadle_schemas import SettingError
 
 from treadle_trainer.backends._folder import check_folder
 from treadle_trainer.backends._settings import VIEW_OF, Backend, fill_command, fill_text
-from treadle_trainer.data._selection import selection, side_rows
+from treadle_trainer.data.order import drawn_before, mixed_order
+from treadle_trainer.data.sources import examples_of, source_view
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._command import run_command
 
 if TYPE_CHECKING:
     from treadle_trainer.jobs._spec import TrainSpec
+    from treadle_trainer.mixture import Mixture
 
 __all__ = ["train_outside"]
 
@@ -74,21 +77,55 @@ def _made(spec: TrainSpec, backend: Backend, rows: Path, out: Path, progress: Ca
 def _write_rows(spec: TrainSpec, backend: Backend, path: Path) -> dict[str, Any]:
     view = VIEW_OF[spec.method]
     with Corpus.open(CorpusRef(Path(spec.corpus), spec.version)) as corpus:
-        options = {n: selection(o) if n == "where" else o for n, o in spec.view_options(view).items()}
-        made = VIEWS[view](side_rows(corpus, "train", spec.newest_rows), split="train", **options)
-        lines, unsaid = list(made.examples), {}
-        if backend.form != "treadle":
-            converted = convert(backend.form, view, made, loose=backend.loose)
-            lines, unsaid = converted.lines, dict(converted.left_out)
-        if not lines:
-            reasons = {**made.dropped, **made.left_out, **unsaid}
-            said = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "it has none"
-            raise DataRefused(f"{corpus}: no {view} example is left of its {made.rows} train rows ({said})")
-    if any(line.get("images") for line in lines):
-        raise DataRefused(f"{corpus}: these rows have images, which JSON lines in form {backend.form} cannot hold")
+        name = str(corpus)
+        made = source_view(corpus, view, newest_rows=spec.newest_rows, **spec.view_options(view))
+        heldout = None if spec.mixture is None else HeldOut(corpus, spec.mixture.split)
+    lines, unsaid = _lines(name, backend, view, made)
+    counts: dict[str, Any] = {"rows": made.rows, "examples": len(made), "unsaid": unsaid}
+    if spec.mixture is not None and heldout is not None:
+        lines, counts["sources"] = _mixed(spec, spec.mixture, backend, view, heldout, name, lines)
     with path.open("wb") as file:
         file.writelines(jsonl(lines))
-    return {"rows": made.rows, "examples": len(made), "lines": len(lines), "unsaid": unsaid}
+    return {**counts, "lines": len(lines)}
+
+
+def _lines(name: str, backend: Backend, view: str, made: View[Any]) -> tuple[list[Any], dict[str, int]]:
+    """The examples of one source in the backend's form, and why some are in none."""
+    lines: list[Any] = list(made.examples)
+    unsaid: dict[str, int] = {}
+    if backend.form != "treadle":
+        converted = convert(backend.form, view, made, loose=backend.loose)
+        lines, unsaid = list(converted.lines), dict(converted.left_out)
+    if not lines:
+        reasons = {**made.dropped, **made.left_out, **unsaid}
+        said = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "it has none"
+        raise DataRefused(f"{name}: no {view} example is left of its {made.rows} train rows ({said})")
+    if any(line.get("images") for line in lines):
+        raise DataRefused(f"{name}: these rows have images, which JSON lines in form {backend.form} cannot hold")
+    return lines, unsaid
+
+
+def _mixed(
+    spec: TrainSpec, mixture: Mixture, backend: Backend, view: str, heldout: HeldOut, name: str, own: list[Any]
+) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Every line of the corpus once, and of each further source its share of the whole, again and again where it has fewer."""
+    made = [(name, own)]
+    rows: list[tuple[int | None, dict[str, int]]] = [(None, {})]
+    for source in mixture.sources:
+        view_of_it = examples_of(source, view, heldout, spec.view_options(view))
+        made.append((str(source), _lines(str(source), backend, view, view_of_it)[0]))
+        rows.append((view_of_it.rows, dict(view_of_it.dropped)))
+    every = [line for _, lines in made for line in lines]
+    counts = [len(lines) for _, lines in made]
+    order = mixed_order(counts, mixture.weights, spec.seed, 0)
+    read = drawn_before(counts, mixture.weights, 1)
+    said = [
+        {"source": source, "weight": weight, "rows": found, "dropped": dropped, "examples": count, "read": times}
+        for (source, _), weight, (found, dropped), count, times in zip(
+            made, mixture.weights, rows, counts, read, strict=True
+        )
+    ]
+    return [every[n] for n in order.tolist()], said
 
 
 def _write_config(template: Path, work: Path, values: dict[str, object]) -> Path:

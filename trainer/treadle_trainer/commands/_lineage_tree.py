@@ -40,10 +40,20 @@ def _drawn(nodes: Sequence[_Node], indent: str) -> Iterator[str]:
 
 def _release(found: dict[str, Any], limit: int) -> _Node:
     said = [found["release"], "champion" if found["champion"] else "", found["method"] or "", found["created_at"][:19]]
-    below = [_learnt(found["version"], limit)]
+    below = list(_all_learnt(found, limit))
     for one in found["ancestors"]:
-        below.append(_Node(f"trained from {one['release']}", [_learnt(one["version"], limit)]))
+        below.append(_Node(f"trained from {one['release']}", list(_all_learnt(one, limit))))
     return _Node("release " + "  ".join(word for word in said if word), below)
+
+
+def _all_learnt(found: dict[str, Any], limit: int) -> Iterator[_Node]:
+    yield _learnt(found["version"], limit)
+    for one in found.get("mixture", []):
+        if "anchor" in one:
+            yield _Node(f"{one['weight']:.1%} from the anchor set {one['anchor']}  sha256 {one['sha256']}")
+        else:
+            learnt = _learnt(one["version"], limit)
+            yield learnt._replace(text=f"{one['weight']:.1%} from {learnt.text}")
 
 
 def _learnt(version: dict[str, Any] | None, limit: int) -> _Node:

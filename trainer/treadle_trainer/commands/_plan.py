@@ -45,6 +45,7 @@ def _lines(corpus: str, method: str, plan: Plan) -> Iterator[str]:
         f"the longest has {plan['longest']:,}"
     )
     yield f"  the steps of the policy see each example {plan['epochs']:g} times"
+    yield from _sources(plan)
     names = NAMES.get(method, ())
     for n, (segments, value) in enumerate(zip(plan["example"], plan["values"], strict=True)):
         if n == MOST_SHOWN:
@@ -52,6 +53,17 @@ def _lines(corpus: str, method: str, plan: Plan) -> Iterator[str]:
             return
         yield f"-- {names[n] if names else 'example'}{'' if value is None else f', {_value(method)} {value:g}'}"
         yield "".join(map(_styled, segments))
+
+
+def _sources(plan: Plan) -> Iterator[str]:
+    """Of a mixture each source, the corpus first."""
+    for one in plan.get("sources", []):
+        gone = _counted({**one["dropped"], **one["left_out"]})
+        yield (
+            f"  {one['share']:.1%} ({one['weight']:.1%} asked for) {one['source']}: {one['examples']:,} {plan['unit']} from "
+            f"{one['rows']:,} rows, {one['tokens']:,} tokens; {one['read']:,} read, each {one['epochs']:g} times"
+            + (f"; dropped or left out: {gone}" if gone else "")
+        )
 
 
 def _value(method: str) -> str:

@@ -23,13 +23,13 @@ from treadle_corpus import (
     trace_rows,
     trace_subject,
 )
-from treadle_schemas import Handle, HandleError, ReleaseId
+from treadle_schemas import Handle, HandleError, ReleaseId, ReleaseManifest
 from treadle_schemas.topics import topic
 
 from treadle_trainer.commands._common import registry_root, release_of
 from treadle_trainer.commands._lineage_tree import tree
 from treadle_trainer.errors import ReleaseMissing
-from treadle_trainer.lineage import Releases, Trained, ancestry
+from treadle_trainer.lineage import Learnt, Releases, Trained, ancestry, learnt_from
 from treadle_trainer.offsets import find_offsets
 
 __all__ = ["lineage"]
@@ -63,9 +63,10 @@ def lineage(
 ) -> int:
     """Show where a release comes from, or what became of a row.
 
-    A release (workspace/slot/rN) leads to the corpus version that it was trained on, its rows, and for each its revision, the offset of its
-    interaction and the ids of its outcomes. A row (a handle) and a subject lead to all versions that hold or held them, and to the releases
-    that learnt from these. PATH@vN leads both ways. With --offsets the log is read once, for where these revisions and outcomes lie.
+    A release (workspace/slot/rN) leads to the corpus version that it was trained on, to those of its mixture, to their rows, and for each
+    its revision, the offset of its interaction and the ids of its outcomes. A row (a handle) and a subject lead to all versions that hold
+    or held them, and to the releases that learnt from these. PATH@vN leads both ways. With --offsets the log is read once, for where these
+    revisions and outcomes lie.
     Corpora are those that releases name, those below the corpus root and TREADLE_HOME/corpora, and those of --corpus. Exits with 1 where
     nothing is known, or where something that was needed cannot be read.
     """
@@ -134,18 +135,18 @@ class _Walk:
         releases = self._of(which.workspace)
         manifest = releases.manifests.get(str(which))
         if manifest is None:
-            known = ", ".join(releases.manifests) or "none yet"
+            known = ", ".join(n for n in releases.manifests if n.startswith(f"{which.workspace}/")) or "none yet"
             raise ReleaseMissing(f"{which}: no such release; workspace {which.workspace} has {known}")
         before: list[dict[str, Any]] = []
         for one in list(ancestry(manifest, releases.manifests))[1:]:
-            before.append({"release": one.release, "version": self._trained(releases, one.release, rows=False)})
+            before.append({"release": one.release, **self._learnt(releases, one, rows=False)})
         return {
             "kind": "release",
             "release": str(which),
             "champion": releases.is_champion(str(which)),
             "method": manifest.method,
             "created_at": manifest.created_at,
-            "version": self._trained(releases, str(which), rows=True),
+            **self._learnt(releases, manifest, rows=True),
             "ancestors": before,
         }
 
@@ -190,17 +191,26 @@ class _Walk:
             self._releases[workspace] = Releases(root, workspace, self._settings.corpus_root)
         return self._releases[workspace]
 
-    def _trained(self, releases: Releases, name: str, *, rows: bool) -> dict[str, Any] | None:
-        """The version that a release names: as it is there now, or why it cannot be read."""
-        manifest = releases.manifests[name]
-        ref = releases.ref(manifest)
-        if ref is None:
-            return None
-        told = {"corpus": name_of(ref.path), "version": ref.version, "content_hash": manifest.corpus_hash}
+    def _learnt(self, releases: Releases, manifest: ReleaseManifest, *, rows: bool) -> dict[str, Any]:
+        """`version`: what a release was trained on. `mixture`: the further corpora and anchor sets, where it has some."""
+        own, mixed = None, []
+        for one in learnt_from(manifest):
+            said = self._trained(releases, one, rows=rows)
+            if one.weight is None:
+                own = said
+            else:
+                mixed.append({"weight": one.weight, "version": said})
+        mixed += [one for one in manifest.config.get("mixture", []) if "anchor" in one]
+        return {"version": own, **({"mixture": mixed} if mixed else {})}
+
+    def _trained(self, releases: Releases, learnt: Learnt, *, rows: bool) -> dict[str, Any]:
+        """A version that a manifest names: as it is there now, or why it cannot be read."""
+        ref = releases.ref(learnt)
+        told = {"corpus": name_of(ref.path), "version": ref.version, "content_hash": learnt.content_hash}
         try:
             with Corpus.open(ref) as corpus:
-                same = manifest.corpus_hash in (None, corpus.manifest.content_hash)
-                erased = [e for e in corpus.erasures() if e.versions[corpus.version].before == manifest.corpus_hash]
+                same = learnt.content_hash in (None, corpus.manifest.content_hash)
+                erased = [e for e in corpus.erasures() if e.versions[corpus.version].before == learnt.content_hash]
                 return {**_version(corpus, rows=rows), "as_registered": same, "erased_since": bool(erased)}
         except CorpusError as err:
             self._cannot(ref.path, err)

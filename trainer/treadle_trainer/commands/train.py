@@ -69,6 +69,20 @@ BY_HAND = "by hand"
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A config file for it, with places in braces to fill.",
 )
+@click.option(
+    "--mix",
+    "mixed",
+    multiple=True,
+    metavar="PATH[@vN]=WEIGHT",
+    help="Draw this share of the examples from another corpus. Repeatable.",
+)
+@click.option(
+    "--mix-anchor",
+    "anchored",
+    multiple=True,
+    metavar="FILE=WEIGHT",
+    help="Draw this share of the examples from an anchor set, JSON lines. Repeatable.",
+)
 @click.option("--processes", type=click.IntRange(1), help="Train in so many processes of this machine.")
 @click.option("--strategy", type=click.Choice(["ddp", "fsdp"]), help="How: copies of the model, or shards of it.")
 @click.option("--register", is_flag=True, help="Register the model as a release.")
@@ -105,6 +119,8 @@ def train(
     backend_command: str | None,
     backend_form: str | None,
     backend_config: Path | None,
+    mixed: tuple[str, ...],
+    anchored: tuple[str, ...],
     processes: int | None,
     strategy: str | None,
     **overrides: Any,
@@ -140,6 +156,8 @@ def train(
         "backend.config": str(backend_config.absolute()) if backend_config is not None else None,
     }
     given |= {name: value for name, value in parts.items() if value is not None}
+    if mixed or anchored:
+        given["mixture"] = [*(_mixed(text, settings) for text in mixed), *map(_anchored, anchored)]
     policy = stored.changed({**given, "method": method})
     if policy.backend is None:
         check_method(method, speaks=register or evaluate or detach)
@@ -188,7 +206,9 @@ def _trained(
         name = resume or f"train-{new_id()}"
         folder = runner.root / name
         target = (out or folder / "model").absolute()
-        spec = train_spec(policy, start, corpus, folder, target, _split_of(settings, policy, workspace))
+        mixture = _mixture_of(settings, policy, corpus, workspace)
+        split = _split_of(settings, policy, workspace)
+        spec = train_spec(policy, start, corpus, folder, target, split, mixture=mixture)
         if resume is not None:
             _check_same(spec, folder)
         runner.prepare(name)
@@ -232,6 +252,10 @@ def _trained(
             f"trained on {training['examples']} examples ({training['trained_tokens']} of {training['tokens']} tokens{saved}), "
             f"loss {training['first_loss']} -> {training['last_loss']}: {report.get('release', target)}"
         )
+        for one in training.get("sources", []):
+            click.echo(
+                f"  {one['share']:.1%} from {one['source']}: {one['read']:,} examples read, each {one['epochs']:g} times"
+            )
     return 0
 
 
@@ -248,8 +272,10 @@ def _planned(settings: Settings, corpus: Any, policy: TrainingPolicy, workspace:
 
     start = _start_of(policy, Registry(registry_root(settings), workspace, slot))
     work = jobs_root(settings) / "plans"
+    mixture = _mixture_of(settings, policy, corpus, workspace)
+    split = _split_of(settings, policy, workspace)
     try:
-        found = plan(train_spec(policy, start, corpus, work, work / "model", _split_of(settings, policy, workspace)))
+        found = plan(train_spec(policy, start, corpus, work, work / "model", split, mixture=mixture))
     finally:
         tidy(work, done=True)  # token columns, where the corpus cannot be written to
     if as_json:
@@ -265,6 +291,40 @@ def _split_of(settings: Settings, policy: TrainingPolicy, workspace: str) -> Any
     from treadle_trainer.turn import plays
 
     return workspace_settings(settings.bootstrap_servers, workspace).split if plays(policy) else None
+
+
+def _mixture_of(settings: Settings, policy: TrainingPolicy, corpus: Any, workspace: str) -> Any:
+    """The mixture of the policy as it is now. What the workspace holds out is drawn from no source, so its settings are asked for."""
+    from treadle_trainer._workspace import workspace_settings
+    from treadle_trainer.mixture import mixture_of
+
+    if not policy.mixture:
+        return None
+    split = workspace_settings(settings.bootstrap_servers, workspace).split
+    return mixture_of(policy.mixture, corpus, split, settings.corpus_root)
+
+
+def _mixed(text: str, settings: Settings) -> dict[str, Any]:
+    """One --mix. The corpus root is resolved here, for whoever reads the policy has none."""
+    from treadle_corpus import parse_ref
+
+    name, weight = _weighed("--mix", text)
+    return {"corpus": str(parse_ref(name, settings.corpus_root)), "weight": weight}
+
+
+def _anchored(text: str) -> dict[str, Any]:
+    name, weight = _weighed("--mix-anchor", text)
+    return {"anchor": str(Path(name).expanduser().absolute()), "weight": weight}
+
+
+def _weighed(option: str, text: str) -> tuple[str, float]:
+    name, _, weight = text.rpartition("=")
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise SettingError(
+            f"{option} {text!r}: expected a source, = and its share, for example corpora/shop/wins@v3=0.2"
+        ) from None
 
 
 def _start_of(policy: TrainingPolicy, registry: Any) -> Path:

@@ -12,12 +12,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from treadle_corpus import Corpus
+from treadle_corpus.heldout import HeldOut
 from treadle_corpus.images import has_images
 from treadle_corpus.reader import SplitChoice
 from treadle_corpus.views import VIEWS, View
 from treadle_schemas.canonical import content_hash
 
-from treadle_trainer.data._selection import selection, side_rows
+from treadle_trainer.data.anchors import anchor_view
 from treadle_trainer.data.columns import (
     ARRAYS,
     FOLDER,
@@ -31,12 +32,17 @@ from treadle_trainer.data.columns import (
 )
 from treadle_trainer.data.rendering import identify
 from treadle_trainer.data.sequences import TokenSequence, render
+from treadle_trainer.data.sources import source_view
 from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, DataRefused
 
-__all__ = ["KEPT_VERSIONS", "SPLIT_VIEWS", "build", "columns_folder"]
+__all__ = ["KEPT_ANCHORS", "KEPT_VERSIONS", "SPLIT_VIEWS", "build", "build_anchor", "columns_folder"]
 
 KEPT_VERSIONS: Final = 2
 """Columns of older versions of the same view are removed: they can be made again, and nobody trains on them."""
+KEPT_ANCHORS: Final = 8
+"""Columns of anchor sets that are kept for each view, the newest."""
+WITHOUT: Final = "without"
+"""The option of columns from which another corpus's held-out side was taken: that side's identity."""
 SPLIT_VIEWS: Final = frozenset({"sft", "rl", "eval"})
 """Where a long trajectory may become several sequences. A pair or a label stands for the whole: what is too long is left out."""
 
@@ -68,6 +74,7 @@ def build(
     max_length: int | None = None,
     split: SplitChoice = "train",
     newest_rows: int | None = None,
+    without: HeldOut | None = None,
     root: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
@@ -75,14 +82,16 @@ def build(
     """The columns of a view of this version: those that are there, or else made now.
 
     `options` are the view's own (`min_margin`, `cap`, `min_attempts`; for sft `where`: "rewarded" or "all"), `newest_rows` limits the view
-    to the newest rows. They lie below `root`, by default the corpus's own folder. `on_progress` hears the number of examples done.
-    Raises DataRefused, TemplateRefused, OSError.
+    to the newest rows, `without` takes out what another corpus holds out. They lie below `root`, by default the corpus's own folder.
+    `on_progress` hears the number of examples done. Raises DataRefused, TemplateRefused, OSError.
     """
     if view not in VIEWS:
         raise DataRefused(f"view {view!r} is unknown; there are {', '.join(sorted(VIEWS))}")
-    given = {name: selection(value) if name == "where" else value for name, value in options.items()}
+    plain = dict(options)
     if newest_rows is not None:
         options["newest_rows"] = newest_rows
+    if without is not None:
+        options[WITHOUT] = without.identity
     identity = identify(tokenizer)
     folder = columns_folder(corpus, identity, view, max_length=max_length, split=split, root=root, **options)
     try:
@@ -91,34 +100,90 @@ def build(
         pass
     except ColumnsDamaged:  # derived data: made again
         shutil.rmtree(folder)
-    made = VIEWS[view](side_rows(corpus, split, newest_rows), split=split, **given)
-    writer = _Writer(tokenizer, view, max_length, _before(folder.parent, view, max_length))
+    made = source_view(corpus, view, split=split, newest_rows=newest_rows, without=without, **plain)
+    _publish(
+        folder,
+        made,
+        _Writer(tokenizer, view, max_length, _before(folder.parent, view, max_length)),
+        on_progress,
+        tokenizer=identity.tokenizer,
+        template=identity.template,
+        version=corpus.version,
+        content_hash=corpus.manifest.content_hash,
+        options=options,
+        max_length=max_length,
+    )
+    _prune(folder, view, split, options)
+    return Columns.open(folder, identity)
 
+
+def build_anchor(
+    path: Path,
+    data: bytes,
+    sha256: str,
+    tokenizer: Any,
+    view: str,
+    *,
+    without: HeldOut,
+    max_length: int | None,
+    root: Path,
+) -> Columns:
+    """The columns of an anchor set with these bytes, without what a corpus holds out: those that are there, or else made now.
+
+    They lie below `root`, the folder of that corpus. Raises SettingError naming the line, TemplateRefused, OSError.
+    """
+    identity = identify(tokenizer)
+    key = content_hash([FORMAT, sha256, view, max_length, without.identity])[:16]
+    folder = root / FOLDER / str(identity) / f"anchor-{view}-{key}"
+    try:
+        return Columns.open(folder, identity)
+    except ColumnsMissing:
+        pass
+    except ColumnsDamaged:  # derived data: made again
+        shutil.rmtree(folder)
+    _publish(
+        folder,
+        anchor_view(path, data, view, without),
+        _Writer(tokenizer, view, max_length, None),
+        None,
+        tokenizer=identity.tokenizer,
+        template=identity.template,
+        version=0,
+        content_hash=sha256,
+        options={WITHOUT: without.identity},
+        max_length=max_length,
+    )
+    others = sorted(folder.parent.glob(f"anchor-{view}-*"), key=lambda one: one.stat().st_mtime, reverse=True)
+    for old in others[KEPT_ANCHORS:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return Columns.open(folder, identity)
+
+
+def _publish(
+    folder: Path,
+    made: View[Any],
+    writer: _Writer,
+    on_progress: Callable[[int], None] | None,
+    **said: Any,
+) -> None:
     def write(fresh: Path) -> None:
         writer.write(fresh, made, on_progress or (lambda _: None))
         meta = ColumnsMeta(
             format=FORMAT,
-            tokenizer=identity.tokenizer,
-            template=identity.template,
-            version=corpus.version,
-            content_hash=corpus.manifest.content_hash,
-            view=view,
-            options=options,
-            split=split,
-            max_length=max_length,
+            view=made.name,
+            split=made.split,
             rows=made.rows,
             used=made.used,
             dropped=dict(made.dropped),
             left_out=dict(made.left_out),
             made=len(made),
             files=checksums(fresh),
+            **said,
             **writer.counts(),
         )
         (fresh / META).write_bytes(msgspec.json.encode(meta))
 
     publish(folder, write)
-    _prune(folder, view, split, options)
-    return Columns.open(folder, identity)
 
 
 def columns_folder(
@@ -317,15 +382,19 @@ def _before(folder: Path, view: str, max_length: int | None) -> Columns | None:
 
 
 def _prune(folder: Path, view: str, split: str, options: dict[str, Any]) -> None:
-    """Keep the columns of the newest versions of this view and options."""
-    found: list[tuple[int, Path]] = []
+    """Keep the columns of the newest versions of this view and options. Where something was taken out, whatever that was."""
+    found: list[tuple[int, float, Path]] = []
     for path in folder.parent.glob(f"v*-{view}-*"):
         try:
             meta = Columns.open(path, None).meta
         except (ColumnsMissing, ColumnsDamaged):
             continue
-        if (meta.split, meta.options) == (split, options):
-            found.append((meta.version, path))
-    for _, path in sorted(found, reverse=True)[KEPT_VERSIONS:]:
+        if (meta.split, _kind_of(meta.options)) == (split, _kind_of(options)):
+            found.append((meta.version, path.stat().st_mtime, path))
+    for *_, path in sorted(found, reverse=True)[KEPT_VERSIONS:]:
         if path != folder:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _kind_of(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: True if name == WITHOUT else value for name, value in options.items()}

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from treadle_schemas.canonical import canonical_json
 
 from treadle_trainer._files import crc32_file, fsync_file, fsync_folder
+from treadle_trainer.data.order import BLOCK, POOL, epoch_order
 from treadle_trainer.data.rendering import TokenizerId
 from treadle_trainer.errors import ColumnsDamaged, ColumnsMissing, TokenizerMismatch
 
@@ -150,6 +151,28 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.member_bounds) - 1
+
+    @property
+    def label(self) -> str:
+        """What a reader's position says that it reads."""
+        return f"{self.meta.identity}/{self.path.name}"
+
+    def order(self, seed: int, epoch: int, *, block: int = BLOCK, pool: int = POOL) -> NDArray[np.int64]:
+        """The examples of an epoch in the order in which they are read."""
+        return epoch_order(len(self), seed, epoch, block=block, pool=pool)
+
+    def drawn(self, epoch: int) -> int:
+        """How many examples an epoch has."""
+        return len(self)
+
+    @property
+    def source_count(self) -> int:
+        """Sources of a mixture, else 1."""
+        return 1
+
+    def source_of(self, examples: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Of which source of a mixture each example is; None where there is one source."""
+        return None
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -6,12 +6,14 @@
         loss = model(**batch.tensors).loss
         save({"reader": stream.state_dict(), ...})
 
-Every example is in exactly one batch of an epoch over all ranks and workers. The same seed and epoch give the same order.
+Every example is in exactly one batch of an epoch over all ranks and workers. The same seed and epoch give the same order. Of a mixture
+(`MixedColumns`) that holds for the first source; of the others an epoch has their shares.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from treadle_trainer.data._device import DeviceCopies
 from treadle_trainer.data._prefetch import Prefetch
 from treadle_trainer.data.columns import Columns
-from treadle_trainer.data.order import BLOCK, POOL, Shard, epoch_order, even_batches, pack
+from treadle_trainer.data.order import BLOCK, POOL, Shard, even_batches, pack
 from treadle_trainer.data.rendering import TokenizerId
 from treadle_trainer.errors import DataRefused, StateRefused, TokenizerMismatch
 
@@ -152,11 +154,34 @@ class TokenStream:
     def __len__(self) -> int:
         """Batches of this epoch for this reader, given ones included."""
         if self._packed is not None:
-            return sum(1 for _ in self._plan())
-        share: slice = self._shard.part(len(self._columns))
+            return sum(1 for _ in self._plan(self.epoch))
+        return self._padded_batches(self.epoch)
+
+    def taken(self, batches: int) -> list[int]:
+        """How many examples of each source (see `Columns.source_of`) the first `batches` batches since the beginning hold.
+
+        Of a reader that reads together with other ranks: all of theirs.
+        """
+        found: Counter[int] = Counter()
+        epoch = 0
+        while batches > 0:
+            before = batches
+            for whole in islice(self._plan(epoch), batches):
+                examples = whole if isinstance(whole, np.ndarray) else np.fromiter(chain.from_iterable(whole), np.int64)
+                kinds = self._columns.source_of(examples)
+                found.update({0: len(examples)} if kinds is None else Counter(kinds.tolist()))
+                batches -= 1
+            if batches == before:  # a share without any batch
+                break
+            epoch += 1
+        return [found[n] for n in range(self._columns.source_count)]
+
+    def _padded_batches(self, epoch: int) -> int:
+        count = self._columns.drawn(epoch)
+        share: slice = self._shard.part(count)
         if self._last == "drop":
             readers = self._shard.ranks * self._shard.workers
-            return len(self._columns) // readers // self._batch
+            return count // readers // self._batch
         return math.ceil(int(share.stop - share.start) / self._batch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -179,7 +204,7 @@ class TokenStream:
         shard = self._shard
         return {
             "state": STATE_VERSION,
-            "columns": f"{self._columns.meta.identity}/{self._columns.path.name}",
+            "columns": self._columns.label,
             "seed": self._seed,
             "batch": self._batch,
             "packed": self._packed,
@@ -198,7 +223,7 @@ class TokenStream:
 
     def _made(self, start: int) -> Iterator[Batch]:
         rank, ranks = self._part
-        for whole in islice(self._plan(), start, None):
+        for whole in islice(self._plan(self.epoch), start, None):
             bins = whole[rank::ranks]
             idle = len(bins) == 0
             if idle:
@@ -208,13 +233,14 @@ class TokenStream:
                 made.tensors["labels"].fill_(IGNORED)
             yield made if self._copies is None else _sent(made, self._copies)
 
-    def _plan(self) -> Iterator[Any]:
+    def _plan(self, epoch: int) -> Iterator[Any]:
         """The examples of each batch: an array of a padded one, a list by row of a packed one."""
-        order = epoch_order(len(self._columns), self._seed, self.epoch, block=self._mix[0], pool=self._mix[1])
+        order = self._columns.order(self._seed, epoch, block=self._mix[0], pool=self._mix[1])
         mine = order[self._shard.part(len(order))]
         if self._packed is None:
-            batches = even_batches(self._example_lengths(mine), self._batch, self._seed, self.epoch)
-            for places in batches[: len(self)]:  # a last batch that is dropped is the short one
+            kinds = self._columns.source_of(mine)
+            batches = even_batches(self._example_lengths(mine), self._batch, self._seed, epoch, kinds=kinds)
+            for places in batches[: self._padded_batches(epoch)]:  # a last batch that is dropped is the short one
                 yield mine[places]
             return
         sequences = self._columns.members[self._columns.member_bounds[mine]]

@@ -9,6 +9,7 @@ from treadle_schemas import Split, content_hash
 
 from treadle_trainer.backends import Backend
 from treadle_trainer.launch import Launch
+from treadle_trainer.mixture import Mixture
 
 __all__ = ["EnvironmentSpec", "JobSpec", "ScorecardSpec", "TrainSpec"]
 
@@ -55,6 +56,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     max_new_tokens: int = 32
     temperature: float = 1.0
     prompts: Literal["task", "row"] = "task"
+    mixture: Mixture | None = None
+    """Further sources beside the corpus. None: the corpus alone."""
 
     def view_options(self, view: str) -> dict[str, Any]:
         """What it asks of its view; `where` is a name of data.SELECTIONS."""
@@ -73,7 +76,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     @property
     def fingerprint(self) -> str:
         """Hash of what the weights depend on: a checkpoint of another training is not gone on from."""
-        since = {"backend": None, "launch": None, **_SINCE}
+        since = {"backend": None, "launch": None, "mixture": None, **_SINCE}
         return content_hash({n: v for n, v in self.shaping.items() if n not in since or v != since[n]})
 
 

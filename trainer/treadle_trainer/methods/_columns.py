@@ -16,7 +16,7 @@ from treadle_trainer.data.columns import Columns
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._spec import TrainSpec
 
-__all__ = ["beside_or_in", "columns_of", "counts_of", "logged_tokens"]
+__all__ = ["beside_or_in", "columns_of", "corpus_version", "counts_of", "logged_tokens"]
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def columns_of(spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -
     train on, TemplateRefused, OSError.
     """
     view = VIEW_OF[spec.method]
-    with Corpus.open(CorpusRef(Path(spec.corpus), spec.version)) as corpus:
+    with Corpus.open(corpus_version(spec)) as corpus:
 
         def told(done: int) -> None:
             if done % TOLD_EVERY == 0:
@@ -53,6 +53,11 @@ def columns_of(spec: TrainSpec, tokenizer: Any, progress: Callable[..., None]) -
         if not len(columns):
             raise DataRefused(f"{corpus}: {_why_nothing(columns, spec)}")
     return columns
+
+
+def corpus_version(spec: TrainSpec) -> CorpusRef:
+    """The version that the spec trains on."""
+    return CorpusRef(Path(spec.corpus), spec.version)
 
 
 def beside_or_in(spec: TrainSpec, made: Callable[[Path | None], T]) -> T:

@@ -31,6 +31,8 @@ def sees_images(folder: str) -> bool:
 
 def train_pictures(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any]:
     """Train `spec.base` on the answers of the train rows, images in their prompts included. Raises DataRefused, JobStopped."""
+    if spec.mixture is not None:
+        raise DataRefused("mixture: a vision-language model learns from one corpus; take the sources out of the policy")
     if spec.packed:
         raise DataRefused("packed=True: rows with images are not packed; use padded batches")
     torch.manual_seed(spec.seed)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import selective_log_softmax
 
 from treadle_trainer.data.columns import Columns
+from treadle_trainer.data.mixture import MixedColumns
 from treadle_trainer.data.stream import IGNORED, Batch
 from treadle_trainer.errors import DataRefused
 from treadle_trainer.jobs._spec import TrainSpec
@@ -42,14 +45,15 @@ def train_rwsft(spec: TrainSpec, progress: Callable[..., None]) -> dict[str, Any
         loss = sum_i w_i nll_i / sum_i w_i n_i,    w_i = max(reward_i, 0)
 
     over the sequences of a batch, nll_i being the sum over the n_i tokens to train on: reward-weighted regression (Peters & Schaal 2007,
-    eq. 8) with rewards as weights. A demonstration weighs as much as the greatest reward of the version. Raises as `train_sft`, and
-    DataRefused where no reward is above zero.
+    eq. 8) with rewards as weights. A demonstration weighs as much as the greatest reward of the version that it is from, and what an
+    anchor set holds without any reward as much as the greatest of the corpus. Raises as `train_sft`, and DataRefused where no reward is
+    above zero.
     """
     data = data_of(spec, progress)
-    greatest = _greatest(data.columns)
+    of_member = torch.from_numpy(_weights(data.columns))
 
     def form(batch: Batch) -> dict[str, Any]:
-        return {**batch.tensors, "weights": torch.nan_to_num(batch.value, nan=greatest).clamp(min=0)}
+        return {**batch.tensors, "weights": of_member[batch.places].to(batch.value.device)}
 
     return fit(sft_trainer(spec, data.tokenizer, _WeightedTrainer), data, form, spec, progress)
 
@@ -114,8 +118,22 @@ def response_logps(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, to
     return logps, inputs["labels"][:, 1:] != IGNORED
 
 
-def _greatest(columns: Columns) -> float:
-    known = columns.value[columns.value > 0]  # NaN is not
-    if not len(known):
-        raise DataRefused(f"{columns.path}: no reward is above zero, so nothing has a weight")
-    return float(known.max())
+def _weights(columns: Columns) -> NDArray[np.float32]:
+    """The weight of each member; of a mixture by the rewards of its source."""
+    out = np.array(columns.value, np.float32)
+    parts = (
+        [columns.members_of(n) for n in range(len(columns.sources))]
+        if isinstance(columns, MixedColumns)
+        else [slice(None)]
+    )
+    first: float | None = None
+    for n, part in enumerate(parts):
+        own = out[part]
+        known = own[own > 0]  # NaN is not
+        if not len(known) and (first is None or not np.isnan(own).all()):
+            path = columns.sources[n].path if isinstance(columns, MixedColumns) else columns.path
+            raise DataRefused(f"{path}: no reward is above zero, so nothing has a weight")
+        greatest = float(known.max()) if len(known) else float(first or 0.0)
+        first = greatest if first is None else first
+        out[part] = np.clip(np.nan_to_num(own, nan=greatest), 0, None)
+    return out

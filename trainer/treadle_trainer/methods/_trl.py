@@ -20,6 +20,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from treadle_trainer.data.mixture import MixedColumns
 from treadle_trainer.data.stream import Batch, TokenStream
 from treadle_trainer.errors import JobStopped
 from treadle_trainer.jobs._ending import asked_to_end
@@ -27,7 +28,8 @@ from treadle_trainer.jobs._spec import TrainSpec
 from treadle_trainer.launch import Launch
 from treadle_trainer.launch._ranks import any_of_them, first_says, is_first, place, wait_for_all
 from treadle_trainer.methods._checkpoints import last_valid, seal
-from treadle_trainer.methods._columns import columns_of, counts_of
+from treadle_trainer.methods._columns import counts_of
+from treadle_trainer.methods._mixture import all_columns, source_counts
 
 __all__ = [
     "Data",
@@ -74,14 +76,14 @@ class Data(NamedTuple):
 
 
 def data_of(spec: TrainSpec, progress: Callable[..., None]) -> Data:
-    """The tokenizer of the base, the columns of the version, and their reader, whose batches are on the device that trains.
+    """The tokenizer of the base, the columns of the version or its mixture, and their reader, whose batches are on the device that trains.
 
     Sets the seed of torch. Raises DataRefused, TemplateRefused.
     """
     torch.manual_seed(spec.seed)
     began = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(spec.base, local_files_only=True)
-    columns = columns_of(spec, tokenizer, progress)
+    columns = all_columns(spec, tokenizer, progress)
     read_s = round(time.monotonic() - began, 3)
     counts = counts_of(columns)
     progress(stage="tokenised", reused=columns.meta.reused, **counts)
@@ -216,6 +218,7 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
         **data.counts,
         "read_s": data.read_s,
         "columns_bytes": 0 if data.columns is None else data.columns.meta.size,
+        **_sources(spec, data, trainer.state.global_step),
         "steps": trainer.state.global_step,
         "resumed_at": None if found is None else int(found.folder.name.rpartition("-")[2]),
         "parameters": trainer.model.num_parameters(),
@@ -225,6 +228,14 @@ def fit(trainer: Any, data: Data, form: Form | None, spec: TrainSpec, progress: 
         "devices": place()[1] if torch.cuda.is_available() else 0,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
     }
+
+
+def _sources(spec: TrainSpec, data: Data, steps: int) -> dict[str, Any]:
+    """What a training with a mixture read of each source."""
+    if spec.mixture is None or data.stream is None or not isinstance(data.columns, MixedColumns):
+        return {}
+    read = data.stream.taken(steps * spec.accumulate)
+    return {"sources": source_counts(spec, spec.mixture, data.columns, read)}
 
 
 def save(trainer: Any, tokenizer: Any, out: Path) -> None:

@@ -9,9 +9,12 @@ from typing import Any, NotRequired, TypedDict
 from transformers import AutoTokenizer
 
 from treadle_trainer.data.columns import Columns
+from treadle_trainer.data.mixture import MixedColumns
+from treadle_trainer.data.stream import TokenStream
 from treadle_trainer.jobs._spec import TrainSpec
 from treadle_trainer.methods import SAMPLES
-from treadle_trainer.methods._columns import columns_of, logged_tokens
+from treadle_trainer.methods._columns import logged_tokens
+from treadle_trainer.methods._mixture import SourceCounts, all_columns, left_out, source_counts
 from treadle_trainer.methods._prompt_plan import prompt_plan
 
 __all__ = ["Plan", "Sampling", "Segment", "plan"]
@@ -57,6 +60,8 @@ class Plan(TypedDict):
     """Of each of them the reward, label or margin."""
     sampling: NotRequired[Sampling]
     """Where the method samples: then examples are prompts or tasks, rows what they were taken from, and `trained_tokens` is 0."""
+    sources: NotRequired[list[SourceCounts]]
+    """Of a mixture every source, the corpus first; the other counts are the corpus's alone."""
 
 
 def plan(spec: TrainSpec) -> Plan:
@@ -68,17 +73,18 @@ def plan(spec: TrainSpec) -> Plan:
     tokenizer = AutoTokenizer.from_pretrained(spec.base, local_files_only=True)
     if spec.method in SAMPLES:
         return prompt_plan(spec, tokenizer)
-    columns = columns_of(spec, tokenizer, lambda **_: None)
+    every = all_columns(spec, tokenizer, lambda **_: None)
+    columns = every.sources[0] if isinstance(every, MixedColumns) else every
     meta = columns.meta
-    left_out = {**meta.left_out, "too_long": sum(meta.too_long.values()), "images": meta.images}
     first = columns.members[: columns.member_bounds[1]].tolist()
     taken = spec.steps * spec.accumulate * spec.batch
+    sources = _sources(spec, every)
     per_epoch = len(columns) if not spec.packed else meta.tokens / spec.max_length
     return Plan(
         rows=meta.rows,
         used=meta.used,
         dropped=meta.dropped,
-        left_out={name: count for name, count in left_out.items() if count},
+        left_out=left_out(columns),
         unit=UNITS[meta.view],
         examples=len(columns),
         sequences=meta.sequences,
@@ -86,10 +92,28 @@ def plan(spec: TrainSpec) -> Plan:
         trained_tokens=meta.trained_tokens,
         logged_tokens=logged_tokens(columns),
         longest=int(columns.lengths.max()),
-        epochs=round(taken / per_epoch, 2),
+        epochs=sources[0]["epochs"] if sources else round(taken / per_epoch, 2),
         example=[list(_segments(columns, sequence, tokenizer)) for sequence in first],
         values=[None if value != value else round(float(value), 4) for value in columns.value[: len(first)]],
+        **({"sources": sources} if sources else {}),
     )
+
+
+def _sources(spec: TrainSpec, columns: Columns) -> list[SourceCounts]:
+    """What the steps of the training read of each source of a mixture."""
+    if spec.mixture is None or not isinstance(columns, MixedColumns):
+        return []
+    stream = TokenStream(
+        columns,
+        columns.meta.identity,
+        batch=spec.batch,
+        seed=spec.seed,
+        ranks=1 if spec.launch is None else spec.launch.processes,
+        together=True,
+        packed=spec.max_length if spec.packed else None,
+        prefetch=0,
+    )
+    return source_counts(spec, spec.mixture, columns, stream.taken(spec.steps * spec.accumulate))
 
 
 def _segments(columns: Columns, sequence: int, tokenizer: Any) -> Iterator[Segment]:
