@@ -65,7 +65,7 @@ class HeldOut:
           duplicates, also one that is directly near.
         """
         given = list(found)
-        reasons = [self._alone(one) for one in given]
+        reasons: list[Reason | None] = [self._alone(one) for one in given]
         if self._near is not None and self._sketches:
             from treadle_corpus._near import near_any
 

@@ -80,7 +80,7 @@ def plan(spec: TrainSpec) -> Plan:
     taken = spec.steps * spec.accumulate * spec.batch
     sources = _sources(spec, every)
     per_epoch = len(columns) if not spec.packed else meta.tokens / spec.max_length
-    return Plan(
+    made = Plan(
         rows=meta.rows,
         used=meta.used,
         dropped=meta.dropped,
@@ -95,8 +95,10 @@ def plan(spec: TrainSpec) -> Plan:
         epochs=sources[0]["epochs"] if sources else round(taken / per_epoch, 2),
         example=[list(_segments(columns, sequence, tokenizer)) for sequence in first],
         values=[None if value != value else round(float(value), 4) for value in columns.value[: len(first)]],
-        **({"sources": sources} if sources else {}),
     )
+    if sources:
+        made["sources"] = sources
+    return made
 
 
 def _sources(spec: TrainSpec, columns: Columns) -> list[SourceCounts]:
