@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from _machine import describe  # noqa: E402
 
 from trials.bounds import most_by_chance  # noqa: E402
 from trials.gate import ALPHA, campaign, power  # noqa: E402
-from trials.guard import Outcome, Traffic, trial, watch  # noqa: E402
+from trials.guard import Outcome, Traffic, lift, trial, watch  # noqa: E402
 
 
 def main() -> int:
@@ -25,9 +28,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="Write the numbers to this file.")
     args = parser.parse_args()
     start = time.monotonic()
-    report: dict[str, Any] = {"campaigns": args.campaigns, "runs": args.runs}
-    broken = [*_promotions(args.campaigns, report), *_guard(args.runs, report)]
+    report: dict[str, Any] = {"machine": describe("numpy"), "campaigns": args.campaigns, "runs": args.runs}
+    broken = [*_promotions(args.campaigns, report), *_guard(args.runs, report), *_lifts(args.runs, report)]
     _powers(args.runs, report)
+    report["broken"] = broken
     report["seconds"] = round(time.monotonic() - start, 1)
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
@@ -94,6 +98,22 @@ def _guard(runs: int, report: dict[str, Any]) -> list[str]:
             for decision in ("promote", "withdraw"):
                 if (bad := sum(o.decision == decision for o in found)) > most_by_chance(runs, 0.05):
                     broken.append(f"an equal canary, absent {rule}, {decision}: {bad} of {runs}")
+    return broken
+
+
+def _lifts(runs: int, report: dict[str, Any]) -> list[str]:
+    broken, rows = [], report.setdefault("lift", [])
+    print(
+        f"control: {runs} runs of 5,000 episodes, the control serves 2 %; is the true lift in the interval at every moment?"
+    )
+    for new in (0.6, 0.7, 0.9):
+        found = [lift(Traffic(old=0.6, new=new, absent=0.0), seed=seed, episodes=5000) for seed in range(runs)]
+        missed = sum(not one.always for one in found)
+        width = statistics.mean(one.width for one in found)
+        rows.append({"new": new, "always_covered": 1 - missed / runs, "width": width})
+        print(f"  0.60 -> {new:.2f}  always covered {1 - missed / runs:6.1%}  width in the end {width:.3f}")
+        if missed > most_by_chance(runs, 0.05):
+            broken.append(f"lift over the control, {new}: {missed} of {runs} intervals missed it")
     return broken
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,9 +12,9 @@ from treadle_schemas import Grade, Metric, Progress
 from treadle_trainer.guard import GuardState
 from treadle_trainer.policy import CanaryPolicy, GuardPolicy
 
-__all__ = ["Outcome", "Traffic", "trial", "watch"]
+__all__ = ["Covered", "Outcome", "Traffic", "lift", "trial", "watch"]
 
-OLD, NEW = "shop/main/r1", "shop/main/r2"
+OLD, NEW, NEXT = "shop/main/r1", "shop/main/r2", "shop/main/r3"
 SECOND_MS = 1000
 AGE_S = 600.0
 
@@ -69,6 +70,41 @@ def trial(
     return Outcome(None, None)
 
 
+class Covered(NamedTuple):
+    """Whether the interval of the lift held the true lift at every moment, and how wide it was in the end."""
+
+    always: bool
+    width: float
+
+
+def lift(traffic: Traffic, *, seed: int, episodes: int, share: float = 0.02) -> Covered:
+    """A control (`traffic.old`) beside champions (`traffic.new`), of which the name changes half way, over `episodes` episodes of both."""
+    state = GuardState("main", GuardPolicy(age_s=AGE_S, fast={}), _metric(traffic))
+    state.serve(NEW, control=(OLD, 0))
+    rng = random.Random(seed)
+    arms = [OLD if rng.random() < share else (NEW if n < episodes / 2 else NEXT) for n in range(episodes)]
+    truth = _at_age(traffic, traffic.new) - _at_age(traffic, traffic.old)
+    always, width = True, 2.0
+    for partition, at, progress in _records(traffic, arms, rng):
+        if at >= episodes * 5 * SECOND_MS + AGE_S * SECOND_MS:
+            state.serve(NEXT, control=(OLD, 0))
+        state.observe(partition, at, progress)
+        if progress is None:
+            total = state.report()["lift"]["total"]
+            always = always and total["low"] <= truth <= total["high"]
+            width = total["high"] - total["low"]
+    return Covered(always, width)
+
+
+def _at_age(traffic: Traffic, won: float) -> float:
+    """The mean at the age: of those whose outcome is there by then, or with the others counted as absence says."""
+    seen_won = won * (1 - math.exp(-AGE_S / traffic.win_delay_s))
+    seen_lost = (1 - won) * (1 - math.exp(-AGE_S / traffic.loss_delay_s))
+    if traffic.absent is None:
+        return seen_won / (seen_won + seen_lost)
+    return seen_won + traffic.absent * (1 - seen_won - seen_lost)
+
+
 def _metric(traffic: Traffic) -> Metric:
     return Metric(name="reward", absent=traffic.absent)
 
@@ -78,7 +114,7 @@ def _records(traffic: Traffic, arms: list[str], rng: random.Random) -> list[tupl
     heap: list[tuple[int, int, Progress | None]] = []
     for n, release in enumerate(arms):
         at = n * 10 * SECOND_MS
-        won = rng.random() < (traffic.new if release == NEW else traffic.old)
+        won = rng.random() < (traffic.old if release == OLD else traffic.new)
         delay_s = rng.expovariate(1 / (traffic.win_delay_s if won else traffic.loss_delay_s))
         heapq.heappush(heap, (at, 2 * n, _progress(n, release, at, None)))
         heapq.heappush(heap, (at + int(delay_s * SECOND_MS), 2 * n + 1, _progress(n, release, at, float(won))))

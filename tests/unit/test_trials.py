@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from trials.bounds import most_by_chance
 from trials.gate import ALPHA, campaign, power
-from trials.guard import Traffic, trial, watch
+from trials.guard import Traffic, lift, trial, watch
 
 
 def test_the_bound_is_the_binomial_tail() -> None:
@@ -54,3 +54,9 @@ def test_an_equal_canary_is_neither_promoted_nor_withdrawn_beyond_alpha(absent: 
         assert sum(one.decision == decision for one in runs) <= most_by_chance(60, 0.05)
     assert trial(Traffic(old=0.3, new=0.9, absent=absent), seed=1, episodes=300).decision == "promote"
     assert trial(Traffic(old=0.9, new=0.3, absent=absent), seed=1, episodes=300).decision == "withdraw"
+
+
+def test_the_interval_of_the_lift_over_the_control_holds_at_every_moment() -> None:
+    runs = [lift(Traffic(old=0.6, new=0.8, absent=0.0), seed=s, episodes=1500) for s in range(20)]
+    assert sum(not one.always for one in runs) <= most_by_chance(20, 0.05)
+    assert max(one.width for one in runs) < 2.0
