@@ -39,6 +39,8 @@ def graded(
     metrics: Mapping[str, MetricState] | None = None,
     append_ms: int = 1_700_000_000_000,
     feedback: Sequence[Feedback] = (),
+    grading_version: int = 1,
+    outcome_ids: Sequence[str] = (),
     **fields: Any,
 ) -> GradedRecord:
     """A revision as `.graded` carries it. `fields` are further fields of the interaction."""
@@ -68,7 +70,7 @@ def graded(
             reward=reward,
             completeness=1.0 - pending / len(states),
             settled=settled,
-            grading_version=1,
+            grading_version=grading_version,
         ),
         split=split,
         split_group=split_group(task_id, said),
@@ -78,7 +80,7 @@ def graded(
             append_ms=append_ms,
             interaction_offset=0,
             partition=0,
-            outcome_ids=[],
+            outcome_ids=list(outcome_ids),
         ),
         feedback=list(feedback),
     )

@@ -212,6 +212,7 @@ ReleaseEventKind = Literal[
     "unpinned",
     "exported",
     "collected",
+    "trusted",
 ]
 """What can be decided of a release."""
 

@@ -21,8 +21,8 @@ RELEASES = golden.releases()
 WIDENED: dict[str, set[Change]] = {
     # an older reader sends such an outcome to the dead letter, where it can be replayed from once it is upgraded
     codec.OUTCOME: {Change("widened", "$.kind", "takes 'rights'")},
-    # an older agent stops at such an event, and keeps its model; they come only where canary, control or approval are used: upgrade
-    # agents before that
+    # an older agent stops at such an event, and keeps its model; they come only where canary, control or approval are used, or
+    # where the gate judges by logged rows: upgrade agents before that
     codec.RELEASE: {
         Change("widened", "$.event", f"takes '{name}'")
         for name in (
@@ -33,6 +33,7 @@ WIDENED: dict[str, set[Change]] = {
             "controlled",
             "exported",
             "pinned",
+            "trusted",
             "unpinned",
             "withdrawn",
         )

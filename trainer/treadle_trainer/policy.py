@@ -57,6 +57,8 @@ class GatePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """With `non_inferiority`: metrics of the evaluation of which less is better; one of them must fall."""
     saving_share: float = 0.0
     """With `non_inferiority`: by at least this share of the champion's."""
+    usd_per_million_tokens: float | None = None
+    """Beside a hosted champion: what a million tokens that a candidate writes cost to serve. None: the evaluator says `cost`."""
     slices: list[str] = []
     """Labels that divide the tasks into slices which must not get worse: keys of a task's data, or of a row's tags."""
     slice_tolerance: float = 0.0
@@ -285,6 +287,12 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 self.gate.savings,
                 "at least one metric where gate.mode is non_inferiority",
             ),
+            (
+                self.gate.usd_per_million_tokens is None or self.gate.usd_per_million_tokens >= 0,
+                "gate.usd_per_million_tokens",
+                self.gate.usd_per_million_tokens,
+                "at least 0",
+            ),
             (0 < self.canary.share <= 0.5, "canary.share", self.canary.share, "above 0, at most 0.5"),
             (0 < self.canary.alpha < 0.5, "canary.alpha", self.canary.alpha, "between 0 and 0.5"),
             (-1 < self.canary.min_effect < 1, "canary.min_effect", self.canary.min_effect, "between -1 and 1"),
@@ -384,6 +392,8 @@ class TrainingPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 del shaping[name]
         if not self.mixture:
             del shaping["mixture"]
+        if shaping["gate"]["usd_per_million_tokens"] is None:
+            del shaping["gate"]["usd_per_million_tokens"]
         return content_hash(shaping)
 
     def changed(self, settings: dict[str, Any]) -> TrainingPolicy:

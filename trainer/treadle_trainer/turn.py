@@ -29,8 +29,8 @@ from treadle_schemas import HandleError, ReleaseEvent, ReleaseId, SettingError, 
 from treadle_trainer._alpha import spend_alpha, spend_alpha_whole
 from treadle_trainer._version import code_version
 from treadle_trainer.errors import AliasMoved, DiskFull, EvaluationFailed, JobStopped, NoChampion, ReleaseMissing
-from treadle_trainer.evaluate import Comparison, compare
-from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge
+from treadle_trainer.evaluate import SAVINGS, AgainstLog, Comparison, against_log, compare, incumbent
+from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge, judge_against_log
 from treadle_trainer.jobs import NO_ROOM, JobRunner, TrainSpec
 from treadle_trainer.methods import SAMPLES, check_method
 from treadle_trainer.mixture import Mixture, Source, mixture_of, resolved, said_mixture
@@ -39,6 +39,7 @@ from treadle_trainer.queue import JOB_PARTS
 from treadle_trainer.registry import Flag, Registry, flags
 from treadle_trainer.scorecard.of_turn import Carded, card_of, gate_metrics
 from treadle_trainer.scorecard.run import Limits
+from treadle_trainer.trust import Labels, labels_of
 
 __all__ = [
     "TurnDecision",
@@ -184,20 +185,29 @@ class _Turn:
     should_stop: Callable[[], bool]
     evidence: dict[str, Any]
     candidate: ReleaseId | None = None
+    labels: Labels | None = None
+    """Whose labels the gate believes, where it judges by any."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, *, promote: bool) -> TurnReport:
         """The five steps."""
         self.evidence["seconds"] = self.seconds
+        if self._hosted:
+            _check_beside_log(self.policy, self.champion)
         self.candidate = candidate = self._registered() or self._trained()
         self.evidence["bytes"] = {
             "columns": self.evidence["training"].get("columns_bytes"),
             "release": folder_bytes(self.registry.folder(candidate)),
         }
         with self._stage("evaluate"):
-            comparison = self._carded(candidate, self._compared(candidate))
+            comparison = self._evaluated(candidate)
         with self._stage("gate"):
-            verdict = self._judged(comparison)
+            verdict = (
+                self._judged_by_log(comparison) if isinstance(comparison, AgainstLog) else self._judged(comparison)
+            )
+            if self.labels is not None:
+                self.evidence["labels"] = self.labels.evidence
+                verdict = self.labels.about(verdict, self.policy.gate.min_tasks)
         self.evidence["gate"] = asdict(verdict)
         return self._concluded(candidate, verdict, promote)
 
@@ -259,8 +269,76 @@ class _Turn:
                 return release
         return None
 
+    @property
+    def _hosted(self) -> bool:
+        return self.registry.manifest(self.champion).kind == "hosted"
+
+    def _beside_log(self, candidate: ReleaseId) -> AgainstLog:
+        """Step 3 beside a hosted champion, of which only logged rows are there."""
+        self.registry.verify(candidate)
+        manifest = self.registry.verify(self.champion)
+        self.labels = labels_of(self.registry, self.corpus, ACTOR)
+        found = against_log(
+            self.runner,
+            f"{self.key}-evaluate",
+            incumbent(
+                self.corpus,
+                str(self.champion),
+                manifest.hosted_model,
+                self.registry.slot,
+                self.labels.believes,
+                episodes=self.policy.eval_tasks,
+            ),
+            policy=self.policy,
+            split=self.split,
+            candidate=self.registry.folder(candidate),
+            seed=self._seed,
+            on_progress=self.on_progress,
+            should_stop=self.should_stop,
+        )
+        self.evidence["evaluation"] = {
+            "kind": f"{found.kind} against log",
+            "environment": self.policy.environment,
+            "evaluator": self.policy.evaluator if self.policy.environment else "same answer as logged",
+            "seed": found.seed,
+            "against": str(self.champion),
+            "hosted_model": manifest.hosted_model,
+            "savings": list(found.savings),
+            **found.facts,
+        }
+        return found
+
+    def _judged_by_log(self, found: AgainstLog) -> Verdict:
+        """Step 4 beside a hosted champion. Its rows are used again by every candidate, so alpha is spent on their groups."""
+        gate = self.policy.gate
+        chosen = spend_alpha(self.registry.path, self.key, found.incumbent, gate.alpha, min_groups=gate.min_tasks)
+
+        def usable(tasks: Mapping[str, list[float]]) -> dict[str, list[float]]:
+            return {task: values for task, values in tasks.items() if group_key(task) in chosen.groups}
+
+        return judge_against_log(
+            found.candidate if found.fresh else usable(found.candidate),
+            usable(found.incumbent),
+            margin=gate.margin,
+            savings={
+                name: (ours if found.fresh else usable(ours), usable(theirs))
+                for name, (ours, theirs) in found.savings.items()
+            },
+            saving_share=gate.saving_share,
+            alpha=chosen.alpha,
+            min_tasks=gate.min_tasks,
+            admits_only=not found.fresh and not self.policy.allow_offline_promotion,
+            seed=found.seed,
+        )
+
+    @property
+    def _seed(self) -> int:
+        return int(content_hash([self.key, self.policy.seed])[:8], 16)
+
     def _compared(self, candidate: ReleaseId) -> Comparison:
         """Step 3."""
+        if self.policy.environment is None:
+            self.labels = labels_of(self.registry, self.corpus, ACTOR)
         for release in (self.champion, candidate):
             self.registry.verify(release)  # a tampered file must decide nothing, in either direction
         comparison = compare(
@@ -271,7 +349,8 @@ class _Turn:
             split=self.split,
             candidate=self.registry.folder(candidate),
             champion=model_folder(self.registry, self.champion),
-            seed=int(content_hash([self.key, self.policy.seed])[:8], 16),
+            seed=self._seed,
+            **({} if self.labels is None else {"believed": self.labels.believes}),
             on_progress=self.on_progress,
             should_stop=self.should_stop,
         )
@@ -284,9 +363,14 @@ class _Turn:
         }
         return comparison
 
-    def _carded(self, candidate: ReleaseId, comparison: Comparison) -> Comparison:
-        """Step 3, the scorecard, and what the gate wants of it."""
-        return replace(comparison, others=gate_metrics(self.policy, comparison, self._scorecard(candidate, comparison)))
+    def _evaluated(self, candidate: ReleaseId) -> Comparison | AgainstLog:
+        """Step 3: what the gate judges by, and the candidate's scorecard. A hosted champion has no weights to be measured."""
+        if self._hosted:
+            found = self._beside_log(candidate)
+            self._scorecard(candidate, None)
+            return found
+        compared = self._compared(candidate)
+        return replace(compared, others=gate_metrics(self.policy, compared, self._scorecard(candidate, compared)))
 
     def _scorecard(self, candidate: ReleaseId, comparison: Comparison | None) -> Carded | None:
         plan = self.policy.scorecard
@@ -556,6 +640,26 @@ def model_folder(registry: Registry, release: ReleaseId) -> Path:
             "Name a model folder to start from (policy base), and promote it first"
         )
     return registry.folder(release)
+
+
+def _check_beside_log(policy: TrainingPolicy, champion: ReleaseId) -> None:
+    """Whether a candidate can be judged beside a hosted champion. Raises SettingError naming the setting."""
+    gate = policy.gate
+    rules = [
+        (policy.base is not None, "base", policy.base, "the model folder to train from: a hosted model has none"),
+        (gate.mode == "non_inferiority", "gate.mode", gate.mode, "non_inferiority: its logged rows show no more"),
+        (
+            set(gate.savings) <= set(SAVINGS),
+            "gate.savings",
+            gate.savings,
+            f"among {', '.join(SAVINGS)}: its log has no others",
+        ),
+        (not gate.slices, "gate.slices", gate.slices, "none: they compare task by task"),
+        (not gate.guards, "gate.guards", sorted(gate.guards), "none: they compare task by task"),
+    ]
+    for holds, name, value, wanted in rules:
+        if not holds:
+            raise SettingError(f"policy {name}={value!r}: the champion {champion} is hosted, so expected {wanted}")
 
 
 def _named(corpus: CorpusRef | Path | str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from treadle_schemas.codec import to_json
 from treadle_trainer.commands._common import deploy, registry_root, release_of, slot_option, tell
 from treadle_trainer.commands._release_keeping import export_, fetch, gc, pin
 from treadle_trainer.commands._release_moves import approve, canary, control, reject
+from treadle_trainer.commands._release_trust import trust_
 from treadle_trainer.commands._releases import (
     base_of,
     echo_event,
@@ -230,5 +231,5 @@ def rollback(
     return 0
 
 
-for command in (approve, reject, canary, control, pin, export_, fetch, gc):
+for command in (approve, reject, canary, control, trust_, pin, export_, fetch, gc):
     release.add_command(command)

@@ -35,9 +35,12 @@ class Selection:
     """The split group of each example."""
 
 
-def heldout_examples(corpus: Corpus, path: Path, *, newest_rows: int) -> Selection:
-    """Write the newest successful held-out rows of a version to `path`: to evaluate on, never to train on."""
-    rows = newest((row for row in corpus.rows("heldout") if rewarded(row)), newest_rows)
+def heldout_examples(corpus: Corpus, path: Path, *, newest_rows: int, believed: Where = every_row) -> Selection:
+    """Write the newest successful held-out rows of a version to `path`: to evaluate on, never to train on.
+
+    `believed` says of a row whether its label counts.
+    """
+    rows = newest((row for row in corpus.rows("heldout") if rewarded(row) and believed(row)), newest_rows)
     group_of = {(row.episode_id, row.interaction_id): row.split_group for row in rows}
     examples = sft(rows, rewarded, split="heldout")
     with path.open("wb") as file:

@@ -7,6 +7,7 @@ the non-inferiority mode, and says where offline evidence may only admit to a ca
 from treadle_trainer.gate._bootstrap import Bounds, cluster_bounds
 from treadle_trainer.gate._decide import Decision, Verdict, decide
 from treadle_trainer.gate._judge import Check, Paired, Slice, judge, judge_against_log
+from treadle_trainer.gate._labels import LabelPin, grader_versions, read_grader
 from treadle_trainer.gate._ledger import Chosen, Generation, GenerationLedger, group_key
 
 __all__ = [
@@ -16,12 +17,15 @@ __all__ = [
     "Decision",
     "Generation",
     "GenerationLedger",
+    "LabelPin",
     "Paired",
     "Slice",
     "Verdict",
     "cluster_bounds",
     "decide",
+    "grader_versions",
     "group_key",
     "judge",
     "judge_against_log",
+    "read_grader",
 ]

@@ -206,7 +206,7 @@ class Records:
 
     def note(
         self,
-        event: Literal["rejected", "not_enough_evidence", "failed", "awaiting_approval", "exported"],
+        event: Literal["rejected", "not_enough_evidence", "failed", "awaiting_approval", "exported", "trusted"],
         release: ReleaseId | None,
         *,
         actor: str,
