@@ -16,11 +16,11 @@ from treadle_corpus import Corpus, CorpusWriter, Policy
 from treadle_corpus.testing import SelectAll, graded
 from treadle_schemas import ReleaseId, Split, WorkspaceSettings
 from treadle_streams import workspaces
+from treadle_trainer.candidate import train_spec
 from treadle_trainer.jobs import JobRunner
 from treadle_trainer.policy import GatePolicy, TrainingPolicy
 from treadle_trainer.queue import JobQueue
 from treadle_trainer.registry import Registry
-from treadle_trainer.turn import train_spec
 
 WORLD = Path(__file__).parents[1] / "integration"
 POLICY = TrainingPolicy(

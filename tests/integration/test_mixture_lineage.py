@@ -11,11 +11,11 @@ from treadle.cli import main
 from treadle_corpus import Corpus, CorpusWriter, Policy
 from treadle_corpus.testing import SelectAll, graded
 from treadle_schemas import ReleaseId, Split
+from treadle_trainer.candidate import register_candidate
 from treadle_trainer.concerned import concerned_releases
 from treadle_trainer.mixture import MixtureSource, mixture_of
 from treadle_trainer.policy import TrainingPolicy
 from treadle_trainer.registry import Registry
-from treadle_trainer.turn import register_candidate
 
 
 def corpus_of(path: Path, workspace: str, *names: str) -> Path:

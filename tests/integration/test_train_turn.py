@@ -14,13 +14,14 @@ from click.testing import CliRunner
 from treadle_corpus import Corpus, CorpusWriter, Policy
 from treadle_corpus.testing import SelectAll, graded
 from treadle_schemas import NotYetSupported, ReleaseId, SettingError, Split
+from treadle_trainer.candidate import release_in
 from treadle_trainer.data import newest, only_train
 from treadle_trainer.errors import DataRefused, EvaluationFailed, JobStopped, NoChampion
 from treadle_trainer.jobs import JobRunner, TrainSpec
 from treadle_trainer.policy import GatePolicy, TrainingPolicy
 from treadle_trainer.registry import Registry
 from treadle_trainer.scorecard.run import stored
-from treadle_trainer.turn import release_in, run_turn
+from treadle_trainer.turn import run_turn
 
 HERE = Path(__file__).parent
 SPLIT = Split(share=0.2)

@@ -24,15 +24,15 @@ from typing import Any, Literal
 
 from treadle.disk import folder_bytes
 from treadle_corpus import Corpus, CorpusRef, name_of
-from treadle_schemas import HandleError, ReleaseEvent, ReleaseId, SettingError, Split, TreadleError, content_hash
+from treadle_schemas import ReleaseEvent, ReleaseId, Split, TreadleError, content_hash
 
-from treadle_trainer._alpha import spend_alpha, spend_alpha_whole
-from treadle_trainer._version import code_version
-from treadle_trainer.errors import AliasMoved, DiskFull, EvaluationFailed, JobStopped, NoChampion, ReleaseMissing
-from treadle_trainer.evaluate import SAVINGS, AgainstLog, Comparison, against_log, compare, incumbent
-from treadle_trainer.gate import Check, Paired, Verdict, group_key, judge, judge_against_log
+from treadle_trainer._judging import check_beside_log, judged
+from treadle_trainer.candidate import ACTOR, PREVIOUS, model_folder, register_candidate, release_in, train_spec
+from treadle_trainer.errors import AliasMoved, DiskFull, JobStopped, NoChampion
+from treadle_trainer.evaluate import AgainstLog, Comparison, against_log, compare, incumbent
+from treadle_trainer.gate import Verdict
 from treadle_trainer.jobs import NO_ROOM, JobRunner, TrainSpec
-from treadle_trainer.methods import SAMPLES, check_method
+from treadle_trainer.methods import check_method
 from treadle_trainer.mixture import Mixture, Source, mixture_of, resolved, said_mixture
 from treadle_trainer.policy import TrainingPolicy
 from treadle_trainer.queue import JOB_PARTS
@@ -41,21 +41,8 @@ from treadle_trainer.scorecard.of_turn import Carded, card_of, gate_metrics
 from treadle_trainer.scorecard.run import Limits
 from treadle_trainer.trust import Labels, labels_of
 
-__all__ = [
-    "TurnDecision",
-    "TurnReport",
-    "job_key",
-    "model_folder",
-    "plays",
-    "register_candidate",
-    "release_in",
-    "run_turn",
-    "train_spec",
-]
+__all__ = ["TurnDecision", "TurnReport", "job_key", "run_turn"]
 
-ACTOR = "trainer"
-PREVIOUS = "previous"
-"""As base of a policy: the newest candidate that was trained here and is not quarantined."""
 Refusal = Literal["rejected", "not_enough_evidence", "awaiting_approval"]
 TurnDecision = Literal["promoted", "admitted", "rejected", "not_enough_evidence", "awaiting_approval"]
 OnProgress = Callable[[dict[str, Any]], None]
@@ -193,7 +180,7 @@ class _Turn:
         """The five steps."""
         self.evidence["seconds"] = self.seconds
         if self._hosted:
-            _check_beside_log(self.policy, self.champion)
+            check_beside_log(self.policy, self.champion)
         self.candidate = candidate = self._registered() or self._trained()
         self.evidence["bytes"] = {
             "columns": self.evidence["training"].get("columns_bytes"),
@@ -202,9 +189,7 @@ class _Turn:
         with self._stage("evaluate"):
             comparison = self._evaluated(candidate)
         with self._stage("gate"):
-            verdict = (
-                self._judged_by_log(comparison) if isinstance(comparison, AgainstLog) else self._judged(comparison)
-            )
+            verdict = judged(self.policy, self.registry.path, self.key, comparison)
             if self.labels is not None:
                 self.evidence["labels"] = self.labels.evidence
                 verdict = self.labels.about(verdict, self.policy.gate.min_tasks)
@@ -308,29 +293,6 @@ class _Turn:
         }
         return found
 
-    def _judged_by_log(self, found: AgainstLog) -> Verdict:
-        """Step 4 beside a hosted champion. Its rows are used again by every candidate, so alpha is spent on their groups."""
-        gate = self.policy.gate
-        chosen = spend_alpha(self.registry.path, self.key, found.incumbent, gate.alpha, min_groups=gate.min_tasks)
-
-        def usable(tasks: Mapping[str, list[float]]) -> dict[str, list[float]]:
-            return {task: values for task, values in tasks.items() if group_key(task) in chosen.groups}
-
-        return judge_against_log(
-            found.candidate if found.fresh else usable(found.candidate),
-            usable(found.incumbent),
-            margin=gate.margin,
-            savings={
-                name: (ours if found.fresh else usable(ours), usable(theirs))
-                for name, (ours, theirs) in found.savings.items()
-            },
-            saving_share=gate.saving_share,
-            alpha=chosen.alpha,
-            min_tasks=gate.min_tasks,
-            admits_only=not found.fresh and not self.policy.allow_offline_promotion,
-            seed=found.seed,
-        )
-
     @property
     def _seed(self) -> int:
         return int(content_hash([self.key, self.policy.seed])[:8], 16)
@@ -399,42 +361,6 @@ class _Turn:
             spent = self.evidence.get("judge", {})
             self.evidence["judge"] = {name: spent.get(name, 0) + n for name, n in carded.judge.items()}
         return carded
-
-    def _judged(self, comparison: Comparison) -> Verdict:
-        """Step 4."""
-        gate = self.policy.gate
-        if comparison.fresh:
-            alpha = spend_alpha_whole(self.registry.path, self.key, gate.alpha)
-        else:
-            folder, groups = self.registry.path, comparison.clusters
-            chosen = spend_alpha(folder, self.key, groups, gate.alpha, min_groups=gate.min_tasks)
-            alpha = chosen.alpha
-            comparison = comparison.on([i for i, group in enumerate(groups) if group_key(group) in chosen.groups])
-        inferiority = gate.mode == "non_inferiority"
-        return judge(
-            Paired(candidate=comparison.candidate, champion=comparison.champion, clusters=comparison.clusters),
-            slices=comparison.slices(gate.slice_tolerance),
-            checks=[
-                Check(name=name, scores=self._metric(comparison, name), tolerance=g.tolerance, direction=g.direction)
-                for name, g in gate.guards.items()
-            ],
-            alpha=alpha,
-            regression_alpha=gate.regression_alpha,
-            min_tasks=gate.min_tasks,
-            min_effect=gate.min_effect,
-            margin=gate.margin if inferiority else None,
-            savings=[Check(name=n, scores=self._metric(comparison, n)) for n in gate.savings] if inferiority else [],
-            saving_share=gate.saving_share,
-            admits_only=not comparison.fresh and not self.policy.allow_offline_promotion,
-            seed=comparison.seed,
-        )
-
-    def _metric(self, comparison: Comparison, name: str) -> Paired:
-        given = {**comparison.others, **comparison.metrics}
-        if name not in given:
-            known = ", ".join(sorted(given)) or "none"
-            raise EvaluationFailed(f"the policy's gate names the metric {name!r}, but the evaluation gave: {known}")
-        return given[name]
 
     def _concluded(self, candidate: ReleaseId, verdict: Verdict, promote: bool) -> TurnReport:
         """Step 5."""
@@ -522,144 +448,6 @@ class _Turn:
             yield
         finally:
             self.seconds[name] = round(time.monotonic() - start, 3)
-
-
-def train_spec(
-    policy: TrainingPolicy,
-    base: Path,
-    corpus: Corpus,
-    work: Path,
-    out: Path,
-    split: Split | None = None,
-    *,
-    mixture: Mixture | None = None,
-) -> TrainSpec:
-    """What the policy asks of a training job on a version, whose checkpoints lie in `work`.
-
-    `split` is the workspace's, for a training that plays in an environment (`plays`). Raises SettingError where it is wanted and None.
-    """
-    played = plays(policy)
-    if played and split is None:
-        raise SettingError("a training in an environment wants the split of the workspace, to stay on its train side")
-    return TrainSpec(
-        reward_function=policy.reward_function if policy.method in SAMPLES else None,
-        environment=policy.environment if played else None,
-        split=split if played else None,
-        group=policy.group,
-        max_new_tokens=policy.max_new_tokens,
-        temperature=policy.temperature,
-        prompts=policy.prompts,
-        method=policy.method,
-        base=str(base.absolute()),
-        corpus=str(corpus.path.absolute()),
-        version=corpus.version,
-        out=str(out),
-        work=str(work),
-        rows=policy.rows,
-        newest_rows=policy.newest_rows,
-        accumulate=policy.accumulate,
-        packed=policy.packed,
-        save_steps=policy.save_steps,
-        backend=policy.backend,
-        lora_rank=policy.lora_rank,
-        beta=policy.beta,
-        clip=policy.clip,
-        margin=policy.margin,
-        cap=policy.cap,
-        launch=policy.launch,
-        mixture=mixture,
-        steps=policy.steps,
-        lr=policy.lr,
-        batch=policy.batch,
-        max_length=policy.max_length,
-        seed=policy.seed,
-    )
-
-
-def plays(policy: TrainingPolicy) -> bool:
-    """Whether its training plays in the policy's environment."""
-    return policy.method in SAMPLES and policy.backend is None and policy.reward_function is None
-
-
-def register_candidate(
-    registry: Registry,
-    folder: Path,
-    corpus: Corpus,
-    spec: TrainSpec,
-    parent: ReleaseId | None,
-    training: dict[str, Any],
-    *,
-    job: str | None = None,
-    label: str = "",
-    actor: str = ACTOR,
-) -> ReleaseId:
-    """Register a trained folder with its lineage: corpus version, the release `parent` that it was trained from, everything of `spec` that
-    shaped the weights, what training said, code.
-    """
-    shaping = {
-        name: value
-        for name, value in spec.shaping.items()
-        if name not in ("type", "base", "corpus", "version", "method", "mixture")
-    }
-    return registry.register(
-        folder,
-        actor=actor,
-        reason=f"{spec.method} on {corpus}" + (f" ({label})" if label else ""),
-        parent=str(parent) if parent is not None else None,
-        base=spec.base,
-        corpus=corpus.name,
-        corpus_version=corpus.version,
-        corpus_hash=corpus.manifest.content_hash,
-        method=spec.method,
-        config={
-            "job": job,
-            "label": label,
-            **shaping,
-            **said_mixture(spec.mixture),
-            "training": training,
-        },
-        code_version=code_version(),
-    )
-
-
-def release_in(registry: Registry, folder: Path) -> ReleaseId | None:
-    """The release whose files lie in `folder`, of any slot beside the registry's; None for a model from elsewhere."""
-    try:
-        workspace, slot, name = folder.resolve().relative_to(registry.root.resolve()).parts
-        return ReleaseId.parse(f"{workspace}/{slot}/{name}")
-    except (ValueError, HandleError):
-        return None
-
-
-def model_folder(registry: Registry, release: ReleaseId) -> Path:
-    """The model folder of a release. Raises ReleaseMissing for a hosted model or a prompt, which have none."""
-    manifest = registry.manifest(release)
-    if manifest.kind != "model":
-        raise ReleaseMissing(
-            f"{release} is a {manifest.kind} release without a model folder: it can neither be trained from nor compared with here. "
-            "Name a model folder to start from (policy base), and promote it first"
-        )
-    return registry.folder(release)
-
-
-def _check_beside_log(policy: TrainingPolicy, champion: ReleaseId) -> None:
-    """Whether a candidate can be judged beside a hosted champion. Raises SettingError naming the setting."""
-    gate = policy.gate
-    rules = [
-        (policy.base is not None, "base", policy.base, "the model folder to train from: a hosted model has none"),
-        (gate.mode == "non_inferiority", "gate.mode", gate.mode, "non_inferiority: its logged rows show no more"),
-        (
-            set(gate.savings) <= set(SAVINGS),
-            "gate.savings",
-            gate.savings,
-            f"among {', '.join(SAVINGS)}: its log has no others",
-        ),
-        (not gate.slices, "gate.slices", gate.slices, "none: they compare task by task"),
-        (not gate.guards, "gate.guards", sorted(gate.guards), "none: they compare task by task"),
-    ]
-    for holds, name, value, wanted in rules:
-        if not holds:
-            raise SettingError(f"policy {name}={value!r}: the champion {champion} is hosted, so expected {wanted}")
 
 
 def _named(corpus: CorpusRef | Path | str) -> dict[str, Any]:

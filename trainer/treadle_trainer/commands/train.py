@@ -194,10 +194,10 @@ def _trained(
     resume: str | None,
     as_json: bool,
 ) -> int:
+    from treadle_trainer.candidate import register_candidate, release_in, train_spec
     from treadle_trainer.errors import JobStopped, JobTimedOut
     from treadle_trainer.jobs import JobRunner
     from treadle_trainer.registry import Registry
-    from treadle_trainer.turn import register_candidate, release_in, train_spec
 
     registry = Registry(registry_root(settings), workspace, slot)
     start = _start_of(policy, registry)
@@ -264,11 +264,11 @@ def _rounded(value: float | None) -> str:
 
 
 def _planned(settings: Settings, corpus: Any, policy: TrainingPolicy, workspace: str, slot: str, as_json: bool) -> int:
+    from treadle_trainer.candidate import train_spec
     from treadle_trainer.commands._plan import shown
     from treadle_trainer.jobs import tidy
     from treadle_trainer.methods.plan import plan
     from treadle_trainer.registry import Registry
-    from treadle_trainer.turn import train_spec
 
     start = _start_of(policy, Registry(registry_root(settings), workspace, slot))
     work = jobs_root(settings) / "plans"
@@ -288,7 +288,7 @@ def _planned(settings: Settings, corpus: Any, policy: TrainingPolicy, workspace:
 def _split_of(settings: Settings, policy: TrainingPolicy, workspace: str) -> Any:
     """The split of the workspace where the training plays in an environment, which has its held-out tasks too; else None."""
     from treadle_trainer._workspace import workspace_settings
-    from treadle_trainer.turn import plays
+    from treadle_trainer.candidate import plays
 
     return workspace_settings(settings.bootstrap_servers, workspace).split if plays(policy) else None
 
@@ -328,8 +328,8 @@ def _weighed(option: str, text: str) -> tuple[str, float]:
 
 
 def _start_of(policy: TrainingPolicy, registry: Any) -> Path:
+    from treadle_trainer.candidate import PREVIOUS, model_folder
     from treadle_trainer.errors import NoChampion
-    from treadle_trainer.turn import PREVIOUS, model_folder
 
     if policy.base not in (None, PREVIOUS):  # by hand a training begins with the champion, or with what --from names
         return Path(str(policy.base))
@@ -391,8 +391,8 @@ def _evaluated(
 
 
 def _base_folder(settings: Settings, text: str) -> Path:
+    from treadle_trainer.candidate import model_folder
     from treadle_trainer.registry import Registry
-    from treadle_trainer.turn import model_folder
 
     path = Path(text).expanduser()
     if path.is_dir():
