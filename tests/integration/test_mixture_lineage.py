@@ -11,7 +11,7 @@ from treadle.cli import main
 from treadle_corpus import Corpus, CorpusWriter, Policy
 from treadle_corpus.testing import SelectAll, graded
 from treadle_schemas import ReleaseId, Split
-from treadle_trainer.candidate import register_candidate
+from treadle_trainer.candidate import register_candidate, train_spec
 from treadle_trainer.concerned import concerned_releases
 from treadle_trainer.mixture import MixtureSource, mixture_of
 from treadle_trainer.policy import TrainingPolicy
@@ -43,9 +43,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sources = [MixtureSource(corpus=str(desk), weight=0.2), MixtureSource(anchor=str(anchor), weight=0.1)]
     with Corpus.open(own) as corpus:
         mixture = mixture_of(sources, corpus, Split())
-        first = register_candidate(registry, model, corpus, policy, model, None, {}, mixture=mixture)
+        spec = train_spec(policy, model, corpus, tmp_path, model, mixture=mixture)
+        first = register_candidate(registry, model, corpus, spec, None, {})
     with Corpus.open(later) as corpus:
-        register_candidate(registry, model, corpus, policy, model, first, {})
+        register_candidate(registry, model, corpus, train_spec(policy, model, corpus, tmp_path, model), first, {})
     assert str(first) == "shop/main/r0"
     return home
 

@@ -99,19 +99,19 @@ def _joined(sources: Sequence[Columns]) -> dict[str, Any]:
     logprobs = [_logprobs(one) for one in sources] if any(one.logprobs is not None for one in sources) else []
     out: dict[str, Any] = {"ids": _Slices([one.ids for one in sources]), "logprobs": _Slices(logprobs or [_NONE])}
     for name in ARRAYS:
-        if name in (
-            "logprobs",
-            "digests",
-            "conversations",
-        ):  # the last two are for making columns, not for reading them
+        if name in ("logprobs", "digests"):  # digests are for making columns, not for reading them
             out.setdefault(name, _NONE)
             continue
         arrays = [np.asarray(getattr(one, name)) for one in sources]
         if name in ("bounds", "span_bounds", "member_bounds"):
             out[name] = _behind(arrays)
-        elif name == "members":
+        elif name in ("members", "conversations"):
             firsts = np.cumsum([0, *(len(one.bounds) - 1 for one in sources)])[:-1]
-            out[name] = np.concatenate([a.astype(np.int64) + first for a, first in zip(arrays, firsts, strict=True)])
+            moved = [a.astype(np.int64) for a in arrays]
+            for numbers, first in zip(moved, firsts, strict=True):
+                at = numbers if name == "members" else numbers[:, 0]
+                at += first
+            out[name] = np.concatenate(moved)
         else:
             out[name] = np.concatenate(arrays)
     return out
