@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from treadle import Releases
-from treadle.log import Sender, read
+from treadle.log import Record, Sender, TailReader, read
 from treadle_schemas import Grade, Progress, ReleaseEvent, WorkspaceSettings
 from treadle_schemas.codec import CLOCK, PROGRESS, decode, encode, make_headers, to_json
 from treadle_schemas.topics import topic
@@ -144,6 +144,24 @@ def test_a_bad_champion_is_rolled_back_once_and_everyone_is_told(world: World) -
         _ticks(again, 10)
         again.close()
     assert world.registry.events() == events
+
+
+def test_a_guard_under_steady_traffic_judges_as_well(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NeverAtTheEnd(TailReader):
+        """As where records come faster than a reader finds no more."""
+
+        def poll(self, timeout_s: float, limit: int = 1000) -> list[Record]:
+            found = super().poll(timeout_s, limit)
+            self.at_end.clear()
+            return found
+
+    monkeypatch.setattr("treadle_trainer.guard._service.TailReader", NeverAtTheEnd)
+    world.live("r0", [1.0] * 40)
+    world.live("r1", [0.0] * 40)
+    service = GuardService(world.home / "registry", world.broker)
+    _until(lambda: not service.tick() or str(world.registry.champion).endswith("/r0"))
+    service.close()
+    assert world.registry.events()[-1].event == "rolled_back"
 
 
 def test_a_guard_that_is_killed_goes_on_where_it_was(world: World) -> None:

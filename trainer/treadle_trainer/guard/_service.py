@@ -153,6 +153,8 @@ class _Watch:
             start = {p: low for p, (low, _) in positions.items()}
         self._reader = TailReader(servers, {(self._topic, p): offset for p, offset in start.items()})
         self._served: dict[str, Aliases] = {}
+        self._history = {(self._topic, p): end for p, (_, end) in positions.items()}
+        """Where each partition ended when this began. Under steady traffic no reader is ever at the end."""
         self._caught_up = False
         self._saved = time.monotonic()
         self._dirty = False
@@ -165,7 +167,7 @@ class _Watch:
         for record in self._reader.poll(timeout_s):
             self._observe(record)
             self._dirty = True
-        self._caught_up = self._caught_up or len(self._reader.at_end) == len(self._reader.positions)
+        self._caught_up = self._caught_up or all(self._reader.positions[p] >= end for p, end in self._history.items())
         for slot, registry in self._registries.items():
             if self._caught_up:  # half a history would make a floor of too few rows
                 self._judge(slot, registry)
