@@ -340,9 +340,9 @@ class _Turn:
             return None
         limits = Limits(
             timeout_s=min(plan.timeout_s, self.policy.timeout_s),
+            memory_gb=self.policy.memory_gb,
             on_progress=self.on_progress,
             should_stop=self.should_stop,
-            more={"memory_gb": self.policy.memory_gb},
         )
         carded = card_of(
             self.registry,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from treadle_trainer.policy import TrainingPolicy
 from treadle_trainer.scorecard.rows import Measured, select_rows
 from treadle_trainer.scorecard.run import Limits, Measurement, measure_models, rows_for
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "limits_of", "play"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,34 +94,49 @@ def compare(
 
     On logged rows only those decide whose label is `believed`, and the same job measures for the policy's scorecard.
     """
-    limits = Limits(
-        timeout_s=policy.timeout_s,
-        on_progress=on_progress,
-        should_stop=should_stop,
-        more={"memory_gb": policy.memory_gb},
-    )
+    limits = limits_of(policy, on_progress, should_stop)
     models = {"champion": champion, "candidate": candidate}
     if policy.environment is None:
         return _logged(runner, name, policy, corpus, models, seed, believed, limits)
+    return _comparison(play(runner, name, policy, policy.environment, models, split, seed, limits), seed)
+
+
+def limits_of(
+    policy: TrainingPolicy, on_progress: Callable[[dict[str, Any]], None] | None, should_stop: Callable[[], bool]
+) -> Limits:
+    """What a policy lets one job have."""
+    return Limits(
+        timeout_s=policy.timeout_s, memory_gb=policy.memory_gb, on_progress=on_progress, should_stop=should_stop
+    )
+
+
+def play(
+    runner: JobRunner,
+    name: str,
+    policy: TrainingPolicy,
+    environment: str,
+    models: Mapping[str, Path],
+    split: Split,
+    seed: int,
+    limits: Limits,
+) -> dict[str, Any]:
+    """Let models act on the same fresh held-out tasks of an environment. Returns what the job said. Raises JobFailed."""
     spec = EnvironmentSpec(
         models={which: str(folder) for which, folder in models.items()},
-        environment=policy.environment,
+        environment=environment,
         evaluator=policy.evaluator,
         tasks=policy.eval_tasks,
         seed=seed,
         split=split,
         labels=policy.gate.slices,
     )
-    result = runner.run(
+    return runner.run(
         name,
         spec,
-        timeout_s=policy.timeout_s,
-        memory_gb=policy.memory_gb,
-        on_progress=on_progress,
-        should_stop=should_stop,
-    )
-    return replace(
-        _comparison("environment", result, result["clusters"], result["labels"], seed), parts=result["parts"]
+        timeout_s=limits.timeout_s,
+        memory_gb=limits.memory_gb,
+        on_progress=limits.on_progress,
+        should_stop=limits.should_stop,
     )
 
 
@@ -173,17 +188,11 @@ def _likelihoods(found: Measurement, labels: Sequence[str], seed: int) -> Compar
     )
 
 
-def _comparison(
-    kind: Literal["environment", "logged"],
-    result: dict[str, Any],
-    clusters: list[str],
-    labels: dict[str, list[str]],
-    seed: int,
-) -> Comparison:
-    scores = result["scores"]
+def _comparison(result: dict[str, Any], seed: int) -> Comparison:
+    scores, clusters = result["scores"], result["clusters"]
     candidate, champion = (result.get("metrics", {}).get(name, {}) for name in ("candidate", "champion"))
     return Comparison(
-        kind=kind,
+        kind="environment",
         candidate=scores["candidate"],
         champion=scores["champion"],
         clusters=clusters,
@@ -192,5 +201,6 @@ def _comparison(
             name: Paired(candidate=candidate[name], champion=champion[name], clusters=clusters)
             for name in candidate.keys() & champion.keys()
         },
-        labels=labels,
+        labels=result["labels"],
+        parts=result["parts"],
     )

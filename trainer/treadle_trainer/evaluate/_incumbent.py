@@ -16,18 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import msgspec
 from treadle_corpus import Corpus, CorpusRow
 from treadle_corpus.images import has_images
 from treadle_corpus.views import evaluation
 from treadle_schemas import Split
 from treadle_schemas.moments import to_micros
 
-from treadle_trainer._files import write_atomically
 from treadle_trainer.data import newest
 from treadle_trainer.errors import EvaluationFailed
-from treadle_trainer.jobs import EnvironmentSpec, JobRunner, ScorecardSpec
-from treadle_trainer.policy import TrainingPolicy
+from treadle_trainer.evaluate._compare import limits_of, play
+from treadle_trainer.jobs import JobRunner
+from treadle_trainer.policy import ScorecardPolicy, TrainingPolicy
+from treadle_trainer.scorecard.rows import EvalRow, Measured
+from treadle_trainer.scorecard.run import Limits, measure_models
 
 __all__ = ["SAVINGS", "AgainstLog", "Incumbent", "against_log", "incumbent"]
 
@@ -127,26 +128,15 @@ def against_log(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> AgainstLog:
     """Measure a candidate beside what is known of the incumbent. Raises EvaluationFailed where a saving is not measured, JobFailed."""
-    folder = runner.prepare(name)
-
-    def run(spec: Any) -> dict[str, Any]:
-        return runner.run(
-            name,
-            spec,
-            timeout_s=policy.timeout_s,
-            memory_gb=policy.memory_gb,
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
-
+    limits = limits_of(policy, on_progress, should_stop)
+    models = {"candidate": candidate}
     kind: Literal["environment", "imitation"]
     if policy.environment is not None:
         kind = "environment"
-        scores, used = _played(policy, split, candidate, seed, run)
+        scores, used = _played(play(runner, name, policy, policy.environment, models, split, seed, limits))
     else:
         kind = "imitation"
-        scores, used, known = _imitated(policy, known, candidate, folder / "asked.json", run)
-        runner.discard(name, "asked.json")
+        scores, used, known = _imitated(runner, name, policy, known, models, limits)
     _price(used, policy.gate.usd_per_million_tokens)
     for wanted in policy.gate.savings:
         if scores and wanted not in used:
@@ -171,31 +161,21 @@ def against_log(
     )
 
 
-def _played(
-    policy: TrainingPolicy, split: Split, candidate: Path, seed: int, run: Callable[[Any], dict[str, Any]]
-) -> tuple[ByTask, dict[str, ByTask]]:
-    assert policy.environment is not None
-    result = run(
-        EnvironmentSpec(
-            models={"candidate": str(candidate)},
-            environment=policy.environment,
-            evaluator=policy.evaluator,
-            tasks=policy.eval_tasks,
-            seed=seed,
-            split=split,
-        )
-    )
+def _played(result: dict[str, Any]) -> tuple[ByTask, dict[str, ByTask]]:
     tasks = result["clusters"]
     metrics = result.get("metrics", {}).get("candidate", {})
     return _by_task(tasks, result["scores"]["candidate"]), {n: _by_task(tasks, v) for n, v in metrics.items()}
 
 
 def _imitated(
-    policy: TrainingPolicy, known: Incumbent, candidate: Path, path: Path, run: Callable[[Any], dict[str, Any]]
+    runner: JobRunner,
+    name: str,
+    policy: TrainingPolicy,
+    known: Incumbent,
+    models: dict[str, Path],
+    limits: Limits,
 ) -> tuple[ByTask, dict[str, ByTask], Incumbent]:
     """Scores and lengths of the candidate, and the incumbent on the same episodes."""
-    from treadle_trainer.scorecard.rows import EvalRow, Measured
-
     steps = Counter(row.episode_id for row in known.rows)
     single = [r for r in known.rows if steps[r.episode_id] == 1 and not has_images(r.interaction["messages"])]
     examples = [example for example in evaluation(single) if len(example["response"]) == 1]
@@ -211,28 +191,21 @@ def _imitated(
     ]
     if not rows:
         return {}, {}, _known([])
-    write_atomically(path, msgspec.json.encode(Measured(rows=rows, pairs=[])))
-    result = run(
-        ScorecardSpec(
-            models={"candidate": str(candidate)},
-            rows=str(path.absolute()),
-            max_length=policy.max_length,
-            generate=len(rows),
-            max_new_tokens=min(MAX_NEW_TOKENS, policy.max_length // 2),
-        )
-    )
-    found = result["values"]["candidate"]
+    plan = ScorecardPolicy(generate=len(rows), max_new_tokens=min(MAX_NEW_TOKENS, policy.max_length // 2))
+    measured = Measured(rows=rows, pairs=[])
+    found = measure_models(runner, name, models, measured, plan, limits, max_length=policy.max_length)
+    values = found.values["candidate"]
     least = min([0.0, *(value for values in known.rewards.values() for value in values)])
     of_episode = {row.episode_id: row for row in single}
     scores: ByTask = {}
     length: ByTask = {}
     answered: list[list[CorpusRow]] = []
-    for index, same in found["exact"].items():
+    for index, same in values["exact"].items():
         row = rows[int(index)]
         answered.append([of_episode[examples[int(index)]["episode_id"]]])
         assert row.reward is not None
         scores.setdefault(row.group, []).append(row.reward if same else least)
-        length.setdefault(row.group, []).append(found["length"][index])
+        length.setdefault(row.group, []).append(values["length"][index])
     return scores, {"length": length}, _known(answered)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,12 @@ __all__ = ["Limits", "Measurement", "card_folder", "keep", "measure_models", "ro
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How a job is run: see JobRunner.run. `more` are further arguments of it."""
+    """How a job is run: see JobRunner.run."""
 
     timeout_s: float
+    memory_gb: float | None = None
     on_progress: Callable[[dict[str, Any]], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
-    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +95,9 @@ def measure_models(
             job,
             spec,
             timeout_s=limits.timeout_s,
+            memory_gb=limits.memory_gb,
             on_progress=limits.on_progress,
             should_stop=limits.should_stop,
-            **limits.more,
         )
     finally:
         runner.discard(job, "measured.json")  # a copy of rows, where nobody looks for them
