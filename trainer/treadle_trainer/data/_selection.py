@@ -4,49 +4,22 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from treadle_corpus import Corpus, CorpusRow
 from treadle_corpus.reader import SplitChoice
-from treadle_corpus.views import every_row, jsonl, rewarded, sft
+from treadle_corpus.views import every_row, rewarded
 from treadle_schemas.moments import to_micros
 
 from treadle_trainer.errors import DataRefused
 
-__all__ = ["Selection", "heldout_examples", "newest", "only_train", "read_examples", "selection", "side_rows"]
+__all__ = ["newest", "only_train", "selection", "side_rows"]
 
 Where = Callable[[CorpusRow], bool]
 
 
 SELECTIONS: Final[Mapping[str, Where]] = {"rewarded": rewarded, "all": every_row}
 """Which rows an sft view learns from, by the names that settings have for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """What was written for an evaluation: how many rows were considered, and the examples made of them."""
-
-    path: Path
-    rows: int
-    examples: int
-    groups: tuple[str, ...]
-    """The split group of each example."""
-
-
-def heldout_examples(corpus: Corpus, path: Path, *, newest_rows: int, believed: Where = every_row) -> Selection:
-    """Write the newest successful held-out rows of a version to `path`: to evaluate on, never to train on.
-
-    `believed` says of a row whether its label counts.
-    """
-    rows = newest((row for row in corpus.rows("heldout") if rewarded(row) and believed(row)), newest_rows)
-    group_of = {(row.episode_id, row.interaction_id): row.split_group for row in rows}
-    examples = sft(rows, rewarded, split="heldout")
-    with path.open("wb") as file:
-        file.writelines(jsonl(examples))
-    groups = tuple(group_of[example["episode_id"], example["interaction_id"]] for example in examples)
-    return Selection(path=path, rows=len(rows), examples=len(examples), groups=groups)
 
 
 def only_train(rows: Iterable[CorpusRow]) -> Iterable[CorpusRow]:
@@ -77,14 +50,6 @@ def newest(rows: Iterable[CorpusRow], limit: int | None) -> list[CorpusRow]:
     if limit is None:
         return list(rows)
     return heapq.nlargest(limit, rows, key=_recency)
-
-
-def read_examples(path: Path) -> list[dict[str, Any]]:
-    """The examples that `heldout_examples` wrote."""
-    from treadle_schemas.canonical import loads
-
-    with path.open("rb") as file:
-        return [loads(line, f"{path.name}:{n}") for n, line in enumerate(file, 1)]
 
 
 def _recency(row: CorpusRow) -> tuple[int, str, str]:
