@@ -19,10 +19,10 @@ def fsync_folder(path: Path) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder; those that go away meanwhile count as nothing."""
+    """Bytes of all files in a folder, of a link its own; those that go away meanwhile count as nothing."""
     total = 0
     for place, _, files in os.walk(folder):
         for name in files:
             with contextlib.suppress(OSError):
-                total += os.stat(os.path.join(place, name)).st_size
+                total += os.lstat(os.path.join(place, name)).st_size
     return total

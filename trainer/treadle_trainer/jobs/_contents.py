@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from treadle.disk import folder_bytes
 
 __all__ = ["CHECKPOINTS", "MODEL", "remove", "rows_in", "size_of", "tidy"]
 
@@ -48,11 +51,6 @@ def remove(path: Path) -> None:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; 0 where there is none. What goes meanwhile does not count."""
-    total = 0
-    for file in [path] if path.is_file() else path.rglob("*"):
-        try:
-            if file.is_file() and not file.is_symlink():
-                total += file.stat().st_size
-        except OSError:
-            continue
-    return total
+    with suppress(OSError):
+        return folder_bytes(path) if path.is_dir() else path.stat().st_size
+    return 0
