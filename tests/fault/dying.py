@@ -1,6 +1,7 @@
 """A process that dies between two durable steps of a corpus, for the drivers of the tests beside this.
 
-Everything that counts on disk goes through `treadle_corpus._disk`, so the steps are the calls of that module.
+Everything that counts on disk goes through `treadle_corpus._disk`, so the steps are the calls of that module; in an object store they are
+the requests that change it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from treadle_corpus import _disk
+from treadle_corpus.objects import ObjectStore
 
 
 class Steps:
@@ -44,6 +46,27 @@ class Steps:
         if self.count == self.last:
             before()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class StoreSteps:
+    """Counts the requests that change an object store, with `removals` also what is removed here, and dies before one."""
+
+    def __init__(self, last: int, *, removals: bool = False) -> None:
+        """`last`: the step to die before; 0: none."""
+        self.count, self.last = 0, last
+        for name in ("put", "create", "put_file", "delete"):
+            setattr(ObjectStore, name, self._wrapped(getattr(ObjectStore, name)))
+        if removals:
+            _disk.remove = self._wrapped(_disk.remove)
+
+    def _wrapped(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        def stepped(*arguments: Any) -> Any:
+            self.count += 1
+            if self.count == self.last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(*arguments)
+
+        return stepped
 
 
 def _half(name: str, target: Any, data: bytes) -> None:

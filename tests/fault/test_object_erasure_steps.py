@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 DRIVER = '''
-import json, os, shutil, signal, sys
+import json, os, shutil, sys
 from pathlib import Path
 
 import s3fs  # loaded once; no process but the children talks to the server
-from dying import child, told
-from treadle_corpus import Corpus, CorpusWriter, Policy, _bodies, _disk, _journal, _store, erase, erasures, resolve_target, versions
+from dying import StoreSteps, child, told
+from treadle_corpus import Corpus, CorpusWriter, Policy, _bodies, _journal, _store, erase, erasures, resolve_target, versions
 from treadle_corpus.objects import ObjectStore, lease
 from treadle_corpus.objects.published import generation_of
 from treadle_corpus.testing import SelectAll, graded
@@ -69,31 +69,13 @@ def seen(url):
     return json.dumps(found)
 
 
-class Steps:
-    """Counts what changes something, and dies before it."""
-
-    def __init__(self, last):
-        self.count, self.last = 0, last
-        for name in ("put", "create", "put_file", "delete"):
-            setattr(ObjectStore, name, self.wrapped(getattr(ObjectStore, name)))
-        _disk.remove = self.wrapped(_disk.remove)
-
-    def wrapped(self, step):
-        def stepped(*arguments):
-            self.count += 1
-            if self.count == self.last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(*arguments)
-        return stepped
-
-
 def plain():
     url = f"{BUCKET}/plain"
     home("plain")
     work(url, HALF)
     before = seen(url)
     assert said([*in_store(url), *in_folder(ROOT / "plain")], GONE[:3])
-    steps = Steps(0)
+    steps = StoreSteps(0, removals=True)
     erased(url)
     count, after = steps.count, seen(url)
     work(url, len(RECORDS))
@@ -135,7 +117,7 @@ for n, last in enumerate(points):
     url = f"{BUCKET}/killed-{last}"
     home("killed")
     assert child(lambda: (work(url, HALF), seen(url))) == 0
-    status = child(lambda: (Steps(last), erased(url)))
+    status = child(lambda: (StoreSteps(last, removals=True), erased(url)))
     assert os.WIFSIGNALED(status), f"step {last} of {TOTAL} was never reached"
     assert child(lambda: readers(url, homes=("killed", "third"))) == 0, f"readers after a kill at step {last} of {TOTAL}"
     lease.EXPIRE_S = -1.0  # the owner is dead, and nothing but time tells another machine

@@ -4,6 +4,7 @@ or on a machine with an empty home, goes on to the same versions as one that nob
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 
 DRIVER = '''
-import json, os, shutil, signal, sys
+import json, os, shutil, sys
 from pathlib import Path
 
 import s3fs  # loaded once; no process but the children talks to the server
+from dying import StoreSteps, child, told
 from treadle_corpus import Corpus, CorpusWriter, Policy, _bodies, _journal, _store, resolve_target, versions
 from treadle_corpus.objects import ObjectStore, lease
 from treadle_corpus.testing import SelectAll, graded
@@ -53,49 +55,14 @@ def seen(url):
     return found
 
 
-class Steps:
-    """Counts the requests that change something, and dies before one."""
-
-    def __init__(self, last):
-        self.count, self.last = 0, last
-        for name in ("put", "create", "put_file", "delete"):
-            setattr(ObjectStore, name, self.wrapped(getattr(ObjectStore, name)))
-
-    def wrapped(self, step):
-        def stepped(*arguments):
-            self.count += 1
-            if self.count == self.last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(*arguments)
-        return stepped
-
-
-def child(act):
-    """Run in a process of its own; its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            code = act() or 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            code = 1
-        os._exit(code)
-    return os.waitpid(pid, 0)[1]
-
-
-reader, writer = os.pipe()
-
-
 def measured():
-    steps = Steps(0)
+    steps = StoreSteps(0)
     work(f"{BUCKET}/plain")
-    os.write(writer, json.dumps([steps.count, seen(f"{BUCKET}/plain")]).encode())
+    return json.dumps([steps.count, seen(f"{BUCKET}/plain")])
 
 
 os.environ["TREADLE_HOME"] = str(ROOT / "plain")
-assert child(measured) == 0
-total, expected = json.loads(os.read(reader, 60000))
+total, expected = json.loads(told(measured))
 EXPECTED = {int(n): tuple(v) for n, v in expected.items()}
 assert len(EXPECTED) == 4, EXPECTED
 
@@ -111,7 +78,7 @@ points = range(1, total + 1, STRIDE)
 for last in points:
     url = f"{BUCKET}/killed-{last}"
     os.environ["TREADLE_HOME"] = str(ROOT / "killed")
-    status = child(lambda: (Steps(last), work(url)) and 0)
+    status = child(lambda: (StoreSteps(last), work(url)))
     assert os.WIFSIGNALED(status), f"step {last} of {total} was never reached"
     if last % 2:
         os.environ["TREADLE_HOME"] = str(ROOT / "other")
@@ -131,6 +98,9 @@ def test_a_writer_killed_between_any_two_puts_is_gone_on_with_here_and_elsewhere
     bucket: str, tmp_path: Path, stride: int
 ) -> None:
     command = [sys.executable, "-c", DRIVER, bucket, str(tmp_path), str(stride)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=1700)
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=1700, env={**os.environ, "PYTHONPATH": here}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)

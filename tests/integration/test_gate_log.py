@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ from treadle_trainer.registry import Registry
 from treadle_trainer.trust import pinned
 from treadle_trainer.turn import run_turn
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("world_on_the_path")
+
 SPLIT = Split(share=0.3)
 HOSTED = TrainingPolicy(
     environment="train_world:WordWorld",
@@ -44,34 +43,9 @@ HOSTED = TrainingPolicy(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _world_on_the_path() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(HERE))
-        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
-    with JobRunner(tmp_path_factory.mktemp("home") / "jobs") as made:
-        made.warm()
-        yield made
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from train_world import make_base  # type: ignore[import-not-found]
-
-    folder = tmp_path_factory.mktemp("base") / "model"
-    make_base(folder)
-    return folder
-
-
 def _corpus(path: Path, *, right: float = 1.0, outcomes: str = "", flattering: bool = False, **fields: Any) -> Path:
     """300 tasks of the world, answered rightly with that chance and graded by the world, or as if everything was right."""
-    from train_world import ANSWERS, WordWorld, said
+    from train_world import ANSWERS, WordWorld, said  # type: ignore[import-not-found]
 
     rng = random.Random(5)
     records = []

@@ -25,18 +25,13 @@ from .model_world import write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and transformers' own
 
-HERE = Path(__file__).parent
 SPLIT = Split(share=0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _world_on_the_path() -> Iterator[None]:
+def _threads(world_on_the_path: None) -> Iterator[None]:
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(HERE))
-        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+    yield
     torch.set_num_threads(threads)
 
 
@@ -60,12 +55,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def question(kind: str, number: int) -> dict[str, Any]:
     return {"role": "user", "content": f"{kind} {number}"}
-
-
-@pytest.fixture(scope="module")
-def runner(_world_on_the_path: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
-    with JobRunner(tmp_path_factory.mktemp("jobs")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from treadle_trainer.registry import Registry
 from treadle_trainer.scorecard.run import stored
 from treadle_trainer.turn import run_turn
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("world_on_the_path")
+
 SPLIT = Split(share=0.2)
 POLICY = TrainingPolicy(
     environment="train_world:WordWorld",
@@ -37,35 +37,10 @@ POLICY = TrainingPolicy(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _world_on_the_path() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(HERE))
-        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
-    with JobRunner(tmp_path_factory.mktemp("home") / "jobs") as made:
-        made.warm()
-        yield made
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from train_world import make_base  # type: ignore[import-not-found]
-
-    folder = tmp_path_factory.mktemp("base") / "model"
-    make_base(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """`clean`: random answers, graded by the world. `poisoned`: the same answers, graded the other way round. `lost`: no reward at all."""
-    from train_world import ANSWERS, WordWorld, said
+    from train_world import ANSWERS, WordWorld, said  # type: ignore[import-not-found]
 
     root, rng = tmp_path_factory.mktemp("corpora"), random.Random(4)
     answers = [(task, rng.choice(sorted(ANSWERS.values()))) for task in WordWorld().tasks(400, 11)]
